@@ -16,7 +16,7 @@ from vllama_pool.router.protocol.ollama.messages import translated_defaults
 from vllama_pool.router.protocol.ollama.model_plan import ModelPlans as OllamaPlans
 from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
 from vllama_pool.router.protocol.openai import chat as chat_completions
-from vllama_pool.router.protocol.openai import completions, embeddings, pooling
+from vllama_pool.router.protocol.openai import completions, embeddings, pooling, responses
 from vllama_pool.router.protocol.operation import Clock, HasModel, Operation
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlans
@@ -57,6 +57,19 @@ def _openai(max_choices: int) -> tuple[Operation[Any], ...]:
                 request, plans.of(info, defaults), *refusals
             ),
             translator=completions.translator,
+            not_found=generation_text,
+            content_type=_event_stream_or_json,
+        ),
+        Operation(
+            name="v1 responses",
+            path="/v1/responses",
+            decode=responses.decode,
+            check=responses.check,
+            prepare=lambda request, info, defaults: responses.prepare(request, plans.of(info, defaults)),
+            adapt=lambda request, info, defaults, *refusals: responses.adapt(
+                request, plans.of(info, defaults), *refusals
+            ),
+            translator=responses.translator,
             not_found=generation_text,
             content_type=_event_stream_or_json,
         ),

@@ -11,7 +11,7 @@ import pytest
 
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.error_bodies import anthropic_error, openai_error
-from vllama_pool.router.protocol.openai import embeddings, requests
+from vllama_pool.router.protocol.openai import embeddings, requests, responses_requests, responses_tools
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.server.zstd_body import ZSTD_PATHS
 from vllama_pool.router.server.zstd_stream import MAX_FRAMES
@@ -20,9 +20,15 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "openai-anthropic.md").re
 BODIES: dict[str, tuple[type[msgspec.Struct], Iterable[str]]] = {
     "/v1/chat/completions": (requests.ChatCompletionRequest, requests.REFUSED),
     "/v1/completions": (requests.CompletionRequest, requests.REFUSED),
+    "/v1/responses": (
+        responses_requests.ResponsesRequest,
+        {*requests.REFUSED, *responses_requests.STATEFUL, "previous_input_messages"},
+    ),
     "/v1/embeddings": (embeddings.EmbeddingRequest, {*requests.REFUSED, "normalize"}),
 }
 """The struct of each route's body, and the fields that are refused."""
+UNKNOWN_TO_VLLM = {"/v1/responses": {"max_tokens", "stream_interval", "truncate_prompt_tokens"}}
+"""Fields of the struct that the route drops."""
 STATUS_ROW = re.compile(r"^\| ([0-9, ]+) \| `(\w+)`[^|]*\| `(\w+)` \|", re.MULTILINE)
 ROUTE = re.compile(r"`(?:(?:GET|POST) )?(/[\w/]+)`")
 
@@ -63,4 +69,12 @@ def fields(route: str, label: str) -> set[str]:
 def test_the_fields_of_a_route_are_those_of_the_code(route: str) -> None:
     struct, refused = BODIES[route]
     assert fields(route, "Refused") == set(refused)
-    assert fields(route, "Forwarded") == {each.encode_name for each in msgspec.structs.fields(struct)} - set(refused)
+    known = {each.encode_name for each in msgspec.structs.fields(struct)} - UNKNOWN_TO_VLLM.get(route, set())
+    assert fields(route, "Forwarded") == known - set(refused)
+
+
+def test_the_dropped_tools_of_responses_are_listed() -> None:
+    section = PAGE.partition("\n### `/v1/responses`\n")[2]
+    (rule,) = (each for each in section.split("\n- ") if each.startswith("Tools:"))
+    dropped = set(re.findall(r"`(\w+)`", rule.partition("Dropped are")[2]))
+    assert dropped == {re.sub(r"_\d{4}_\d\d_\d\d$", "", name) for name in responses_tools.BUILT_IN}

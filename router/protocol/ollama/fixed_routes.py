@@ -23,6 +23,7 @@ NO_PUSH = "push is not supported: vLLM serves models from files on the workers' 
 NO_FILES = (
     "'files' is not supported: copy the files to a worker's machine, and serve them with vllama serve --model FOLDER"
 )
+NO_RESPONSES = "no response is stored, because the pool keeps no state between requests; send the whole conversation"
 NOT_SIGNED_IN = "you are not currently signed in"
 _ALTERNATIVE = "use /v1/chat/completions, or /api/chat, /api/generate or /api/embed"
 
@@ -105,7 +106,7 @@ FIXED_ROUTES = (
         ("POST",),
         refused(403, "ollama cloud is disabled: web fetch is unavailable"),
     ),
-    _v1("responses"),
+    FixedRoute("/v1/responses/{id:str}", ("GET", "DELETE"), refused(404, NO_RESPONSES)),
     _v1("messages"),
     _v1("audio/transcriptions"),
 )

@@ -16,6 +16,7 @@ DETOKENIZE_PATH = "/detokenize"
 EMBEDDINGS_PATH = "/v1/embeddings"
 MESSAGES_PATH = "/v1/messages"
 COUNT_TOKENS_PATH = "/v1/messages/count_tokens"
+RESPONSES_PATH = "/v1/responses"
 
 
 class VllmStreamOptions(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -23,6 +23,7 @@ def test_the_table_has_every_inference_endpoint() -> None:
         ("v1 embeddings", "/v1/embeddings"),
         ("v1 messages", "/v1/messages"),
         ("v1 count tokens", "/v1/messages/count_tokens"),
+        ("v1 responses", "/v1/responses"),
     }
 
 

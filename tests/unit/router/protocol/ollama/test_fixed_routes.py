@@ -122,9 +122,17 @@ def test_web_search_and_fetch_are_disabled(what: str) -> None:
 
 
 def test_unserved_v1_endpoints_use_their_clients_error_format() -> None:
-    openai = respond("POST", "/v1/responses")
+    openai = respond("POST", "/v1/audio/transcriptions")
     assert openai.status == 501
     assert json.loads(openai.body)["error"]["type"] == "api_error"
     assert "use /v1/chat/completions" in json.loads(openai.body)["error"]["message"]
     anthropic = json.loads(respond("POST", "/v1/messages").body)
     assert (anthropic["type"], anthropic["error"]["type"]) == ("error", "api_error")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_no_response_is_stored(method: str) -> None:
+    reply = respond(method, "/v1/responses/resp_1")
+    assert reply.status == 404
+    error = json.loads(reply.body)["error"]
+    assert (error["type"], error["message"].startswith("no response is stored")) == ("not_found_error", True)

@@ -1,0 +1,135 @@
+"""POST /v1/responses: checks, and the request to vLLM (R032, R118).
+
+The pool keeps no state, so each request brings the whole conversation. It is read as a conversation of the chat
+endpoint, whose defaults and template rules apply, and sent as items again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from vllama_pool.router.errors import AttemptFailed, BadRequest
+from vllama_pool.router.protocol import capabilities
+from vllama_pool.router.protocol.openai import messages, responses_input, responses_items, responses_requests
+from vllama_pool.router.protocol.openai.chat import NO_TEMPLATE, explain_context
+from vllama_pool.router.protocol.openai.messages import Message
+from vllama_pool.router.protocol.openai.responses_requests import ReasoningOptions, ResponsesRequest
+from vllama_pool.router.protocol.openai.responses_stream import ResponsesStream
+from vllama_pool.router.protocol.openai.responses_tools import Tools, select
+from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
+from vllama_pool.router.protocol.vllm import api, strict_templates
+from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
+from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.workers.registry.record import ModelInfo
+
+_MAX_OUTPUT = re.compile(r"max_output_tokens=\d+ cannot be greater than max_model_len=(\d+)")
+
+
+class ResponsesCall(msgspec.Struct, frozen=True):
+    """A request that has passed all checks that need no model."""
+
+    fields: ResponsesRequest
+    conversation: list[Message]
+    tools: Tools
+    unfinished: str | None
+    """The status of a last message that vLLM is to continue."""
+
+    keep_alive = None
+
+    @property
+    def model(self) -> str:
+        return self.fields.model
+
+    @property
+    def stream(self) -> bool:
+        return self.fields.streamed is True
+
+    @property
+    def streams_answer(self) -> bool:
+        return self.stream
+
+
+def decode(body: bytes) -> ResponsesCall:
+    """Raises BadRequest."""
+    fields = responses_requests.decode(body)
+    given = fields.input or ""
+    conversation = responses_input.conversation(given, fields.instructions)
+    tools = select(fields.tools, fields.tool_choice)
+    return ResponsesCall(fields, conversation, tools, responses_input.unfinished(given))
+
+
+def check(call: ResponsesCall, info: ModelInfo) -> None:
+    """Raises BadRequest if the model lacks what the request needs."""
+    capabilities.refuse_image_generation(info)
+    capabilities.require_completion("chat", call.model, info)
+    if call.tools.sent and call.tools.choice != "none":
+        capabilities.require(("tools",), call.model, info)
+    capabilities.require(messages.required_capabilities(call.conversation), call.model, info)
+    if not info.has_template:
+        raise BadRequest(NO_TEMPLATE.format(model=call.model))
+
+
+def prepare(call: ResponsesCall, plan: ModelPlan) -> UpstreamRequest:
+    return _send(call, plan, strict_templates.unchanged)
+
+
+def adapt(call: ResponsesCall, plan: ModelPlan, *refusals: AttemptFailed) -> UpstreamRequest | None:
+    """Change what the template refuses, and lower the answer's limit to the context. Nothing is shortened."""
+    latest = refusals[-1]
+    capabilities.explain_refusal(latest, call.model, messages.required_capabilities(call.conversation))
+    explain_context(latest, "input")
+    within = next((int(found[1]) for each in refusals if (found := _MAX_OUTPUT.search(each.text))), None)
+    others = [each for each in refusals if not _MAX_OUTPUT.search(each.text)]
+    form = strict_templates.form_after(others, _conversation(call, plan), plan.info)
+    if form is None or (form is strict_templates.unchanged and within is None):
+        return None
+    return _send(call, plan, form, within)
+
+
+def _conversation(call: ResponsesCall, plan: ModelPlan) -> list[api.VllmMessage]:
+    return plan.with_messages(messages.translate(call.conversation, plan.info))
+
+
+def _send(
+    call: ResponsesCall, plan: ModelPlan, form: strict_templates.Form, within: int | None = None
+) -> UpstreamRequest:
+    sent = form(_conversation(call, plan))
+    fields = _fields(call, plan)
+    fields.max_output_tokens = within or fields.max_output_tokens
+    first = sent[0]
+    if first.role == "system" and isinstance(first.content, str) and _has_instructions(call, plan):
+        fields.instructions, sent = first.content, sent[1:]
+    rest: dict[str, Any] = {"input": responses_items.from_messages(sent, call.unfinished), "store": False}
+    if call.tools.sent:
+        rest["tools"] = call.tools.sent
+        if call.tools.choice is not None:
+            rest["tool_choice"] = call.tools.choice
+    body = b"%b,%b" % (api.encode(fields)[:-1], api.encode(rest)[1:])
+    return UpstreamRequest(api.RESPONSES_PATH, body, whole=not call.stream)
+
+
+def _has_instructions(call: ResponsesCall, plan: ModelPlan) -> bool:
+    """True if a first system message comes from the client's instructions or from the model, not from `input`."""
+    return bool(call.fields.instructions or plan.defaults.system)
+
+
+def _fields(call: ResponsesCall, plan: ModelPlan) -> ResponsesRequest:
+    fields = call.fields.copy()
+    fields.model = plan.info.name
+    fields.input = fields.instructions = fields.tools = fields.tool_choice = None
+    if not call.tools.sent:
+        fields.parallel_tool_calls = fields.max_tool_calls = None
+    fields.max_tokens = None
+    plan.complete(fields, streams_text=False)
+    fields.max_output_tokens = plan.within_context(fields.max_output_tokens or fields.max_tokens)
+    fields.max_tokens = fields.truncate_prompt_tokens = fields.stream_interval = None
+    if fields.reasoning is not None and capabilities.is_missing("thinking", plan.info):
+        fields.reasoning = ReasoningOptions(summary=fields.reasoning.summary)
+    return fields
+
+
+def translator(call: ResponsesCall, timing: Timing, clock: Clock) -> StreamTranslator:
+    return ResponsesStream(call.model) if call.stream else WholeAnswer(call.model)
