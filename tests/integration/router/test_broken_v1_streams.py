@@ -20,6 +20,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 REQUESTS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": HELLO},
     "/v1/completions": {"prompt": "hello", "max_tokens": 40},
+    "/v1/responses": {"input": "hello"},
 }
 FAULTS = {
     "cut": faults.Cut(after_tokens=5, paths=tuple(REQUESTS)),
