@@ -11,7 +11,11 @@ from vllama_pool.router.protocol.table import operations
 PATHS = tuple(each.path for each in operations(SystemClock()) if not each.path.startswith("/api/"))
 """The paths of the table that are not Ollama's own."""
 JSON_PATHS = tuple(path for path in PATHS if path != "/v1/audio/transcriptions")
-UNSERVED = tuple(each.path for each in FIXED_ROUTES if each.path.startswith("/v1/") and each.path not in PATHS)
+UNSERVED = tuple(
+    each.path
+    for each in FIXED_ROUTES
+    if each.path.startswith("/v1/") and each.methods == ("POST",) and each.path not in PATHS
+)
 """Refused with a 501."""
 MESSAGES = [{"role": "user", "content": "hello"}]
 PAIR = {"text_1": "hello", "text_2": "hello"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from vllama_pool.router.protocol.anthropic import requests as anthropic
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.error_bodies import anthropic_error, openai_error
 from vllama_pool.router.protocol.openai import embeddings, requests, responses_requests, responses_tools
@@ -24,6 +25,8 @@ BODIES: dict[str, tuple[type[msgspec.Struct], Iterable[str]]] = {
         responses_requests.ResponsesRequest,
         {*requests.REFUSED, *responses_requests.STATEFUL, "previous_input_messages"},
     ),
+    "/v1/messages": (anthropic.MessagesRequest, anthropic.REFUSED),
+    "/v1/messages/count_tokens": (anthropic.CountTokensRequest, anthropic.REFUSED),
     "/v1/embeddings": (embeddings.EmbeddingRequest, {*requests.REFUSED, "normalize"}),
 }
 """The struct of each route's body, and the fields that are refused."""

@@ -107,6 +107,5 @@ FIXED_ROUTES = (
         refused(403, "ollama cloud is disabled: web fetch is unavailable"),
     ),
     FixedRoute("/v1/responses/{id:str}", ("GET", "DELETE"), refused(404, NO_RESPONSES)),
-    _v1("messages"),
     _v1("audio/transcriptions"),
 )
