@@ -15,12 +15,14 @@ from vllama_pool.router.compat.server import CheckedServer
 from vllama_pool.router.compat.wire import parse_url
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-NEED_VISION = {"generate_accepts_images", "chat_accepts_images"}
+NEED_VISION = {check.name for check in CHECKS if check.name.endswith(("accept_images", "accepts_images"))}
 """Simulated workers have no vision. tests/vllm/test_vision.py runs these checks."""
+NEED_AUDIO = {"transcriptions_answers", "transcriptions_may_be_plain_text"}
+"""Simulated workers do not hear. tests/unit/router/compat runs these checks on a fake."""
 RUNNABLE = [
     pytest.param(check, id=check.name, marks=pytest.mark.rule(*sorted(check.rules)))
     for check in CHECKS
-    if check.name not in NEED_VISION
+    if check.name not in NEED_VISION | NEED_AUDIO
 ]
 
 

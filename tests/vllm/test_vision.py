@@ -17,8 +17,8 @@ from tests.support.fleet.agents import agent
 from tests.support.fleet.live import fleet
 from tests.support.until import auntil
 from tests.support.vllm.servers import VllmServer
+from vllama_pool.router.compat.checks import CHECKS
 from vllama_pool.router.compat.checks.check import Check
-from vllama_pool.router.compat.checks.images import chat_accepts_images, generate_accepts_images
 from vllama_pool.router.compat.models import ModelChoice
 from vllama_pool.router.compat.runner import Result, run_check
 from vllama_pool.router.compat.server import CheckedServer
@@ -26,6 +26,7 @@ from vllama_pool.router.compat.wire import parse_url
 
 MODEL = "tiny-vision"
 TOKENS_PER_IMAGE = 4
+VISION_CHECKS = [check for check in CHECKS if check.name.endswith(("accept_images", "accepts_images"))]
 JPEG = (
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAKBueIx4ZKCMgoy0qqC+8P//8Nzc8P//////////////////////////////////////////////////"
     "////////2wBDAaq0tPDS8P//////////////////////////////////////////////////////////////////////////////wAARCAAQABAD"
@@ -83,7 +84,7 @@ async def ask(http: httpx.AsyncClient, path: str, images: list[str]) -> httpx.Re
     return await http.post(path, json=body | {"prompt": "what?", "images": images})
 
 
-@pytest.mark.parametrize("check", [generate_accepts_images, chat_accepts_images], ids=lambda check: check.name)
+@pytest.mark.parametrize("check", VISION_CHECKS, ids=lambda check: check.name)
 async def test_vision_checks_of_compat_pass(http: httpx.AsyncClient, check: Check) -> None:
     server = CheckedServer(parse_url(str(http.base_url)), ModelChoice(vision=MODEL), timeout=120)
     outcome = await run_check(server, check)

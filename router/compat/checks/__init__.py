@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from vllama_pool.router.compat.checks import (
     answers,
+    anthropic_messages,
+    anthropic_streams,
     catalogue,
     chat,
+    compressed_bodies,
     connections,
     embeddings,
     errors,
@@ -15,14 +18,22 @@ from vllama_pool.router.compat.checks import (
     loading,
     naming,
     openai,
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    openai_response_streams,
+    openai_responses,
     options,
     requests,
     routes,
     structured,
     thinking,
+    transcriptions,
+    v1_routes,
     writes,
 )
 from vllama_pool.router.compat.checks.check import Check, checks_in
+from vllama_pool.router.compat.rules import RULES
 
 _MODULES = (
     routes,
@@ -41,9 +52,23 @@ _MODULES = (
     thinking,
     options,
     embeddings,
+    v1_routes,
+    compressed_bodies,
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    openai_responses,
+    openai_response_streams,
+    transcriptions,
+    anthropic_messages,
+    anthropic_streams,
     writes,
     loading,
 )
 """Checks that unload models run last."""
 
-CHECKS: tuple[Check, ...] = tuple(check for module in _MODULES for check in checks_in(module))
+_NOT_IMPLEMENTED = {rule.number for rule in RULES if rule.not_implemented}
+
+CHECKS: tuple[Check, ...] = tuple(
+    check for module in _MODULES for check in checks_in(module) if not check.rules & _NOT_IMPLEMENTED
+)

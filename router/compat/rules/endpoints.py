@@ -7,7 +7,7 @@ from vllama_pool.router.compat.rules.rule import Rule
 ROUTES, WIRE, GENERATE, CHAT = "routes", "requests and answers", "generate", "chat"
 LOADING, THINKING, EMBED, WRITES, CATALOGUE = "loading", "thinking", "embeddings", "pull and create", "catalogue"
 
-V1 = "only the model list of /v1 is served so far"
+V1 = "the route is not served so far"
 FAULT = "no request causes such a fault"
 SENT = "only the request to the worker shows it"
 LONG = "it needs prompts as long as the context of the model"
@@ -39,14 +39,14 @@ ENDPOINTS = (
     Rule(24, ROUTES, "/api/chat answers"),
     Rule(25, ROUTES, "/api/embed answers"),
     Rule(26, ROUTES, "/api/embeddings answers"),
-    Rule(27, "/v1", "/v1/chat/completions", not_implemented=V1),
-    Rule(28, "/v1", "/v1/completions, through the chat template", not_implemented=V1),
-    Rule(29, "/v1", "/v1/embeddings", not_implemented=V1),
+    Rule(27, "/v1", "/v1/chat/completions answers"),
+    Rule(28, "/v1", "/v1/completions answers, with or without the chat template"),
+    Rule(29, "/v1", "/v1/embeddings answers"),
     Rule(30, "/v1", "/v1/models lists the same models as /api/tags"),
     Rule(31, "/v1", "/v1/models/NAME shows one, by the requested name"),
-    Rule(32, "/v1", "/v1/responses", not_implemented=V1),
-    Rule(33, "/v1", "/v1/audio/transcriptions", not_implemented=V1),
-    Rule(34, "/v1", "/v1/messages", not_implemented=V1),
+    Rule(32, "/v1", "/v1/responses answers"),
+    Rule(33, "/v1", "/v1/audio/transcriptions answers", not_implemented=V1),
+    Rule(34, "/v1", "/v1/messages answers"),
     Rule(35, ROUTES, "No routes for tokens and images; /health and /metrics may exist"),
     Rule(36, ROUTES, "404, 405 and redirects of a trailing slash, as plain text"),
     Rule(37, ROUTES, "Routes that are not implemented answer 501 in JSON", unobservable="Ollama offers all of it"),
@@ -55,7 +55,7 @@ ENDPOINTS = (
     Rule(40, WIRE, "Unstreamed answers are JSON without a newline, with <, > and & escaped"),
     Rule(41, WIRE, "Times are RFC 3339, in UTC where an answer was made"),
     Rule(42, WIRE, "Durations are whole nanoseconds"),
-    Rule(43, WIRE, "Answers on /api are streamed unless stream is false; vectors never are"),
+    Rule(43, WIRE, "Answers are streamed by default on /api, not on /v1; vectors never are"),
     Rule(44, WIRE, "Streams are NDJSON: exact type, whole lines in each chunk, nothing else"),
     Rule(45, WIRE, "Answers name the model as the request spelled it"),
     Rule(46, WIRE, "An error before the first line has an HTTP error status"),

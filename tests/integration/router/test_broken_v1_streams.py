@@ -21,6 +21,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": HELLO},
     "/v1/completions": {"prompt": "hello", "max_tokens": 40},
     "/v1/responses": {"input": "hello"},
+    "/v1/messages": {"messages": HELLO, "max_tokens": 40},
 }
 FAULTS = {
     "cut": faults.Cut(after_tokens=5, paths=tuple(REQUESTS)),

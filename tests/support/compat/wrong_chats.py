@@ -42,9 +42,12 @@ WRONG_CHATS: tuple[tuple[str, Change, tuple[str, ...]], ...] = (
             "chat_completions_answers",
             "completions_answers",
             "responses_answers",
-            "messages_answers",
-            "messages_stream_events",
         ),
+    ),
+    (
+        "has no ids",
+        text('"id": ', '"number": '),
+        ("chat_completions_answers", "responses_answers", "messages_answers", "messages_stream_events"),
     ),
     (
         "counts no tokens",

@@ -49,7 +49,7 @@ WRONG_ITEMS: tuple[tuple[str, Change, tuple[str, ...]], ...] = (
         text("get_weather", "weather"),
         (
             "responses_call_functions",
-            "responses_offer_the_functions_of_a_namespace",
+            "responses_accept_functions_in_a_namespace",
             "responses_stream_the_arguments_of_calls",
             "messages_use_tools",
             "message_streams_use_tools",

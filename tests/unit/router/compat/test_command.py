@@ -128,7 +128,7 @@ def test_list_prints_all_rules_without_a_server() -> None:
     assert result.exit_code == 0
     rows = result.stdout.splitlines()[1:]
     assert [row.split()[0] for row in rows] == [rule.name for rule in RULES]
-    assert "not implemented: only the model list of /v1 is served so far" in rows[26]
+    assert "not implemented: only the ollama command reads it" in rows[199]
     assert "not observable" in rows[184]
     assert "check" in rows[0]
 
