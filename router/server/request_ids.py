@@ -9,6 +9,8 @@ from vllama_pool.router.protocol.error_bodies import anthropic_id, speaks_anthro
 
 REQUEST_ID = b"x-request-id"
 ANTHROPIC_REQUEST_ID = b"request-id"
+_OF_BOTH = "/v1/models"
+"""Paths of both APIs."""
 _ID_BATCH = 256
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
 
@@ -31,7 +33,7 @@ class RequestIds:
 
 def id_headers(path: str, request_id: str, *, sent: bool) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers that the clients of the path's API read. Ollama's have none (R180), unless they `sent` one."""
-    if speaks_anthropic(path):
+    if speaks_anthropic(path) or path.startswith(_OF_BOTH):
         return (REQUEST_ID, request_id.encode()), (ANTHROPIC_REQUEST_ID, anthropic_id(request_id).encode())
     if sent or speaks_openai(path):
         return ((REQUEST_ID, request_id.encode()),)

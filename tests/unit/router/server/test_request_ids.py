@@ -27,15 +27,13 @@ def test_ollamas_and_our_own_paths_have_no_id_unless_the_client_sent_one(path: s
     assert id_headers(path, "a", sent=True) == ((b"x-request-id", b"a"),)
 
 
-@pytest.mark.parametrize(
-    "path", ["/v1/models", "/v1/models/org/m", "/v1/messagesx", "/rerank", "/score", "/detokenize"]
-)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/messagesx", "/rerank", "/score", "/detokenize"])
 def test_openais_paths_have_its_header(path: str) -> None:
     assert id_headers(path, "a", sent=False) == ((b"x-request-id", b"a"),)
 
 
 @pytest.mark.parametrize(("request_id", "shown"), [("a", b"req_a"), ("req_a", b"req_a")])
-@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens", "/v1/models", "/v1/models/org/m"])
 def test_anthropics_paths_have_its_header_with_its_prefix(path: str, request_id: str, shown: bytes) -> None:
     headers = id_headers(path, request_id, sent=False)
     assert headers == ((b"x-request-id", request_id.encode()), (b"request-id", shown))
