@@ -16,6 +16,7 @@ from vllama_pool.router.protocol import capabilities
 from vllama_pool.router.protocol.openai import messages, responses_input, responses_items, responses_requests
 from vllama_pool.router.protocol.openai.chat import NO_TEMPLATE, explain_context
 from vllama_pool.router.protocol.openai.messages import Message
+from vllama_pool.router.protocol.openai.responses_reasoning import ENCRYPTED, with_encrypted_output
 from vllama_pool.router.protocol.openai.responses_requests import ReasoningOptions, ResponsesRequest
 from vllama_pool.router.protocol.openai.responses_stream import ResponsesStream
 from vllama_pool.router.protocol.openai.responses_tools import Tools, select
@@ -132,4 +133,7 @@ def _fields(call: ResponsesCall, plan: ModelPlan) -> ResponsesRequest:
 
 
 def translator(call: ResponsesCall, timing: Timing, clock: Clock) -> StreamTranslator:
-    return ResponsesStream(call.model) if call.stream else WholeAnswer(call.model)
+    encrypted = ENCRYPTED in (call.fields.include or ())
+    if call.stream:
+        return ResponsesStream(call.model, encrypted)
+    return WholeAnswer(call.model, with_encrypted_output if encrypted else None)

@@ -10,6 +10,7 @@ import msgspec
 from vllama_pool.router.errors import BadRequest
 from vllama_pool.router.protocol.openai.messages import NO_FILES, ImageLink, Message, Part, check_data_uri
 from vllama_pool.router.protocol.openai.responses_items import Content, Item
+from vllama_pool.router.protocol.openai.responses_reasoning import readable
 from vllama_pool.router.protocol.openai.responses_tools import flat_name
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.request_body import missing_field
@@ -118,8 +119,7 @@ class _Reader:
             self.messages.append(Message("assistant", text))
 
     def _read_reasoning(self, item: Item) -> None:
-        parts = [] if isinstance(item.content, str) else item.content or item.summary or []
-        text = item.content if isinstance(item.content, str) else "\n".join(part.text for part in parts if part.text)
+        text = _joined(item.content) or _joined(item.summary) or readable(item.encrypted_content)
         if text:
             self.messages.append(Message("assistant", reasoning=text))
 
@@ -153,6 +153,10 @@ class _Reader:
 
     def _replace(self, **fields: Any) -> None:
         self.messages[-1] = msgspec.structs.replace(self.messages[-1], **fields)
+
+
+def _joined(content: str | Sequence[Content] | None) -> str:
+    return content if isinstance(content, str) else "\n".join(part.text for part in content or () if part.text)
 
 
 def _name(kind: str, item: Item, path: str) -> str:

@@ -31,6 +31,7 @@ class Item(msgspec.Struct, frozen=True):
     input: str | None = None
     output: msgspec.Raw = msgspec.Raw()
     summary: list[Content] | None = None
+    encrypted_content: str | None = None
     action: msgspec.Raw = msgspec.Raw()
     operation: msgspec.Raw = msgspec.Raw()
 

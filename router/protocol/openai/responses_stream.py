@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from vllama_pool.router.protocol.json_lines import encode
+from vllama_pool.router.protocol.openai.responses_reasoning import with_encrypted, with_encrypted_output
 from vllama_pool.router.protocol.vllm import api, errors
 from vllama_pool.router.protocol.vllm.event_stream import DONE, INVALID_EVENT, EventStream
 from vllama_pool.router.protocol.vllm.model_name import with_model
@@ -39,6 +40,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     type: str = ""
     sequence_number: int | None = None
     response: msgspec.Raw = msgspec.Raw()
+    item: msgspec.Raw = msgspec.Raw()
     error: api.VllmErrorBody | str | None = None
     message: str | None = None
     code: int | str | None = None
@@ -54,10 +56,12 @@ class ResponsesStream(EventStream):
 
     marks = ()
 
-    __slots__ = ("_last", "_response", "_sequence")
+    __slots__ = ("_encrypted", "_last", "_response", "_sequence")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, encrypted: bool = False) -> None:
+        """`encrypted`: the client asked for `reasoning.encrypted_content`."""
         super().__init__(name)
+        self._encrypted = encrypted
         self._response = b""
         """As it began."""
         self._sequence = -1
@@ -88,7 +92,11 @@ class ResponsesStream(EventStream):
         if read.type and read.type not in _BEFORE_CONTENT:
             self.begun = True
             self._events += read.type.endswith(".delta")
-        return self._with_response(read, read.response, head) if read.response else event
+        if read.response:
+            return self._with_response(read, read.response, head)
+        if self._encrypted and read.type == "response.output_item.done":
+            return _with_item(event, payload, read)
+        return event
 
     def error_event(self, status: int, text: str) -> bytes:
         failed: dict[str, Any] = {
@@ -119,6 +127,7 @@ class ResponsesStream(EventStream):
         named = with_model(bytes(response), head.model, self.name) if head.model else bytes(response)
         self._response = self._response or named
         if kind in _ENDS:
+            named = with_encrypted_output(named) if self._encrypted else named
             kind = "response.incomplete" if head.status == "incomplete" else kind
             self._end(head)
         return _event(kind, read.sequence_number or 0, named)
@@ -133,6 +142,15 @@ class ResponsesStream(EventStream):
     def _last_number(self) -> int:
         numbers = [_decode(payload).sequence_number for payload in payloads(self._last)[-1:]]
         return next((number for number in numbers if number is not None), self._sequence)
+
+
+def _with_item(event: bytes, payload: bytes, read: Event) -> bytes:
+    item = bytes(read.item)
+    changed = with_encrypted(item)
+    if changed == item:
+        return event
+    fields: dict[str, Any] = _decode_fields(payload)
+    return b"event: %b\ndata: %b\n\n" % (read.type.encode(), encode({**fields, "item": msgspec.Raw(changed)}))
 
 
 def _event(kind: str, number: int, response: bytes) -> bytes:

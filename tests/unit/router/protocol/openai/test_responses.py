@@ -287,3 +287,13 @@ def test_a_whole_answer_has_the_models_name_and_its_usage() -> None:
     translator.feed(json.dumps({**answer, "usage": {"input_tokens": 5, "output_tokens": 2}}).encode())
     assert json.loads(translator.finish())["model"] == "X"
     assert (translator.done, translator.usage.completion_tokens, translator.usage.done_reason) == (True, 2, "completed")
+
+
+def test_reasoning_of_a_whole_answer_is_also_encrypted_content_where_the_client_asks_for_it() -> None:
+    thought = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "why"}], "encrypted_content": None}
+    message = {"type": "message", "content": [{"type": "output_text", "text": '"reasoning"'}]}
+    answer = {"id": "resp_1", "model": "served", "status": "completed", "output": [thought, message]}
+    for include, encrypted in ((["reasoning.encrypted_content"], "why"), (None, None)):
+        translator = OPERATION.translator(decode(include=include), TIMING, CLOCK)
+        translator.feed(json.dumps(answer).encode())
+        assert json.loads(translator.finish())["output"] == [{**thought, "encrypted_content": encrypted}, message]

@@ -88,6 +88,8 @@ def test_reasoning_text_and_calls_of_an_answer_keep_their_order() -> None:
         {"summary": [{"type": "summary_text", "text": "why"}], "content": None, "encrypted_content": None},
         {"summary": [{"type": "summary_text", "text": "no"}], "content": [{"type": "reasoning_text", "text": "why"}]},
         {"content": "why"},
+        {"summary": [], "encrypted_content": "why"},
+        {"summary": [], "content": [], "encrypted_content": "why"},
     ],
 )
 def test_reasoning_is_read_from_its_content_or_else_its_summary(reasoning: dict[str, Any]) -> None:
@@ -95,7 +97,9 @@ def test_reasoning_is_read_from_its_content_or_else_its_summary(reasoning: dict[
 
 
 def test_reasoning_that_only_openai_can_read_is_dropped() -> None:
-    assert sent(USER, {"type": "reasoning", "summary": [], "encrypted_content": "gAAA"}, answer("a"))[1] == answer("a")
+    assert sent(USER, {"type": "reasoning", "summary": [], "encrypted_content": "gAAAAABo-x_="}, answer("a"))[
+        1
+    ] == answer("a")
 
 
 def test_a_custom_tools_call_has_its_input_as_argument() -> None:

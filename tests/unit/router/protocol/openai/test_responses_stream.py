@@ -75,6 +75,19 @@ def test_a_shortened_answer_ends_with_the_event_for_incomplete_ones() -> None:
     assert last["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
+def test_reasoning_is_also_encrypted_content_for_a_client_that_sends_it_back() -> None:
+    translator = ResponsesStream("Mine", encrypted=True)
+    found = events(translator.feed(captured("responses-tools")) + translator.finish())
+    plain = events(relay(captured("responses-tools"))[0])
+    (done,) = (each["item"] for each in found if each["type"].endswith("item.done") and "summary" in each["item"])
+    assert done["encrypted_content"] == done["content"][0]["text"] != ""
+    assert found[-1]["response"]["output"][0] == done
+    assert found[-1]["response"]["output"][1:] == plain[-1]["response"]["output"][1:]
+    assert [each for each in found if each["type"].endswith("delta")] == [
+        each for each in plain if each["type"].endswith("delta")
+    ]
+
+
 def test_an_answer_begins_with_its_first_item() -> None:
     translator = ResponsesStream("Mine")
     assert len(events(translator.feed(BEGIN))) == 2
