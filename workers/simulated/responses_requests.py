@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from vllama_pool.workers.simulated.checks import check_sampling
 from vllama_pool.workers.simulated.errors import ApiError, parameter
@@ -16,7 +16,38 @@ from vllama_pool.workers.simulated.validation import load, validate
 LOGPROBS = "message.output_text.logprobs"
 _UNFINISHED = ("in_progress", "incomplete")
 _TEXTS = ("input_text", "output_text", "text", "refusal")
+_Included = Literal[
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+]
 _Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
+
+
+_NEEDED = {
+    "message": ("role", "content"),
+    "function_call": ("call_id", "name", "arguments"),
+    "function_call_output": ("call_id", "output"),
+    "reasoning": ("summary",),
+    "item_reference": ("id",),
+}
+"""Fields that each type of input item needs."""
+
+
+def _checked(item: dict[str, Any]) -> dict[str, Any]:
+    kind = item.get("type") or "message"
+    if kind not in _NEEDED:
+        raise ValueError(f"Unknown type of input item: {kind}")
+    missing = [name for name in _NEEDED[kind] if item.get(name) is None]
+    if missing:
+        raise ValueError(f"Missing fields: {', '.join(missing)}")
+    return item
+
+
+_Item = Annotated[dict[str, Any], AfterValidator(_checked)]
 
 
 class _Reasoning(Shape):
@@ -37,10 +68,10 @@ class _Text(Shape):
 
 
 class ResponsesRequest(Shape):
-    input: str | list[dict[str, Any]]
+    input: str | list[_Item]
     model: str | None = None
     background: bool | None = False
-    include: list[str] | None = None
+    include: list[_Included] | None = None
     include_reasoning: bool = True
     instructions: str | None = None
     max_output_tokens: int | None = None
@@ -272,7 +303,7 @@ def _messages(request: ResponsesRequest) -> list[dict[str, Any]]:
 
 
 def _message(item: dict[str, Any]) -> dict[str, Any]:
-    kind = item.get("type", "message")
+    kind = item.get("type") or "message"
     if kind == "function_call":
         function = {"name": item["name"], "arguments": item["arguments"]}
         call = {"id": item["call_id"], "type": "function", "function": function}
@@ -281,7 +312,7 @@ def _message(item: dict[str, Any]) -> dict[str, Any]:
         return {"role": "tool", "content": item.get("output"), "tool_call_id": item.get("call_id")}
     if kind == "reasoning":
         return {"role": "assistant", "reasoning": _text(item.get("content") or item.get("summary") or "")}
-    if "role" not in item:
+    if kind != "message":
         raise parameter(f"Unsupported input item type: {kind}", "input")
     if item["role"] == "assistant":
         return {"role": "assistant", "content": _text(item.get("content") or "")}

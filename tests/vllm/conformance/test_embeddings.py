@@ -27,8 +27,20 @@ def squared_length(vector: list[float]) -> float:
         {"input": ["a " * 3000, "b"], "truncate_prompt_tokens": 3},
         {"input": ["a " * 3000, "b"], "truncate_prompt_tokens": 512, "encoding_format": "base64"},
         {"input": "a", "stream": True, "made_up_field": 1},
+        {"input": "a", "user": "me", "encoding_format": "float"},
     ],
-    ids=["text", "base64", "ids", "lists of ids", "empty", "truncated", "cut", "cut at the limit", "unknown fields"],
+    ids=[
+        "text",
+        "base64",
+        "ids",
+        "lists of ids",
+        "empty",
+        "truncated",
+        "cut",
+        "cut at the limit",
+        "unknown fields",
+        "user",
+    ],
 )
 def test_the_simulated_embedding_answers_as_the_real_one(embedding_pair: ServerPair, fields: dict[str, Any]) -> None:
     for answer in embedding_pair.compare_fields(EMBEDDINGS, **fields):
@@ -68,6 +80,7 @@ def test_an_embedding_without_activation_is_not_normalised(embedding_pair: Serve
         {"input": "x", "truncate_prompt_tokens": -2},
         {"input": "x", "truncate_prompt_tokens": 513},
         {"input": ["x", 5]},
+        {"input": "x", "user": 5},
     ],
     ids=lambda fields: str(fields).replace(" ", "")[:60],
 )
