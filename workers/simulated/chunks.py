@@ -44,24 +44,31 @@ class ChunkStream(Stream):
             self.write(index, choice, {}, last=bool(finish))
 
     def write(self, index: int, choice: dict[str, Any], extra: dict[str, Any], *, last: bool = False) -> None:
+        self._write_fields({**self.chunk(index, choice, last=last), **extra})
+
+    def chunk(self, index: int, choice: dict[str, Any], *, last: bool) -> dict[str, Any]:
         fields: dict[str, Any] = {"choices": [{"index": index, **choice}]}
         if self.head.continuous_usage and self.head.include_usage:
             fields["usage"] = self.running_usage(index)
         if last and not self.head.include_usage:
             fields["system_fingerprint"] = self.head.fingerprint
-        self._write_fields({**fields, **extra})
+        return fields
+
+    def last_chunk(self) -> dict[str, Any]:
+        """Return the usage of the whole response."""
+        fields = {
+            "choices": [],
+            "usage": self.final_usage(),
+            "system_fingerprint": self.head.fingerprint,
+        }
+        timings = self.counts.timings() if self.head.timings else None
+        if timings is not None:
+            fields["metrics"] = {key: value for key, value in timings.items() if value is not None}
+        return fields
 
     def end(self) -> None:
         if self.head.include_usage:
-            fields = {
-                "choices": [],
-                "usage": self.final_usage(),
-                "system_fingerprint": self.head.fingerprint,
-            }
-            timings = self.counts.timings() if self.head.timings else None
-            if timings is not None:
-                fields["metrics"] = {key: value for key, value in timings.items() if value is not None}
-            self._write_fields(fields)
+            self._write_fields(self.last_chunk())
         self._write(DONE)
 
     def _write_fields(self, fields: dict[str, Any]) -> None:

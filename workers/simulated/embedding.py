@@ -56,7 +56,12 @@ def check(body: EmbeddingRequest, options: Options) -> None:
             f"Model '{options.model}' does not support Matryoshka embeddings; dimensions must be unset "
             f"(received dimensions={body.dimensions})."
         )
-    if (body.truncate_prompt_tokens or 0) > options.max_model_len:
+    check_truncation(body.truncate_prompt_tokens, options)
+
+
+def check_truncation(cut: int | None, options: Options) -> None:
+    """Raises ApiError."""
+    if (cut or 0) > options.max_model_len:
         raise ApiError(
             "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size."
         )

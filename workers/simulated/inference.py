@@ -25,6 +25,7 @@ from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.requests import parse_chat, parse_completion
 from vllama_pool.workers.simulated.responses import ResponsesStream, responses_response
 from vllama_pool.workers.simulated.responses_requests import parse_responses
+from vllama_pool.workers.simulated.transcription import parse_transcription, transcription_job
 
 ADMISSION_WINDOW = 0.005
 """Seconds between vLLM's check of its queue limit and the request's registration.
@@ -82,6 +83,12 @@ class Inference:
         jobs.check_model(body.model, self._options)
         chat = responses_requests.as_chat(body)
         job = chat_job(chat, self._options, RESPONSES, None, request=responses_requests.repeated(body))
+        self._start(job, exchange, fault)
+
+    def transcription(self, request: Request, exchange: Exchange, fault: faults.RequestFault | None) -> None:
+        """Raises ApiError."""
+        body = parse_transcription(request.body, request.headers.get("content-type", ""))
+        job = transcription_job(body, self._options, request.headers.get("x-request-id"))
         self._start(job, exchange, fault)
 
     def abort_all(self) -> None:

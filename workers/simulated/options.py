@@ -46,6 +46,8 @@ class Options:
     """For every request: max_new_tokens of a flag, which is a limit."""
     embedding: bool = False
     dimensions: int = 64
+    transcription: bool = False
+    """Serve /v1/audio/transcriptions too."""
     chat_template: bool = True
     strict_template: Strictness = ""
     tool_calls: bool = False
@@ -110,6 +112,7 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> tupl
         max_max_tokens=max_max_tokens,
         embedding=args.runner == "pooling",
         dimensions=args.dimensions,
+        transcription=args.transcription,
         chat_template=not args.no_chat_template,
         strict_template=args.strict_template,
         tool_calls=args.enable_auto_tool_choice and args.tool_call_parser is not None,
@@ -164,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--prefill-tokens-per-second", type=float, default=0.0)
     own.add_argument("--answer-tokens", type=_whole, default=64, help="length of an answer")
     own.add_argument("--dimensions", type=_whole, default=64, help="of an embedding")
+    own.add_argument("--transcription", action="store_true", help="transcribe audio")
     own.add_argument("--no-chat-template", action="store_true")
     own.add_argument("--strict-template", choices=("system-first", "no-system"), default="", help="refuse other roles")
     own.add_argument("--startup", type=float, default=0.0, help="seconds before it listens")

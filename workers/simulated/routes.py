@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from vllama_pool.workers.simulated import embedding, errors, faults, jobs, vocabulary
+from vllama_pool.workers.simulated import embedding, errors, faults, jobs, scoring, vocabulary
 from vllama_pool.workers.simulated.engine_loop import EngineLoop
 from vllama_pool.workers.simulated.errors import ApiError, HttpResponse
 from vllama_pool.workers.simulated.http_server import Exchange, Request
@@ -71,12 +71,18 @@ class Routes:
         }
         if options.embedding:
             self._plain["POST", "/v1/embeddings"] = self._embeddings
+            for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
+                self._plain["POST", path] = self._scoring(scoring.rerank)
+            for path in ("/score", "/v1/score"):
+                self._plain["POST", path] = self._scoring(scoring.score)
         else:
             self._deferred["/v1/chat/completions"] = inference.chat
             self._deferred["/v1/completions"] = inference.completion
             self._deferred["/v1/messages"] = inference.messages
             self._deferred["/v1/responses"] = inference.responses
             self._plain["POST", "/v1/messages/count_tokens"] = self._count_tokens
+        if options.transcription:
+            self._deferred["/v1/audio/transcriptions"] = inference.transcription
         if options.dev_mode:
             self._deferred["/sleep"] = self._sleep.sleep
             self._plain["POST", "/wake_up"] = self._sleep.wake_up
@@ -222,6 +228,14 @@ class Routes:
         embedding.check(body, self._options)
         self._inference.check_available()
         return embedding.answer(body, self._options)
+
+    def _scoring(self, answer: Callable[[bytes, str, Options], dict[str, Any]]) -> Handler:
+        def handle(request: Request) -> HttpResponse:
+            scored = answer(request.body, request.headers.get("content-type", ""), self._options)
+            self._inference.check_available()
+            return _json(scored)
+
+        return handle
 
     # --- routes of the simulation ---
 

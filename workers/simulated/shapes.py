@@ -139,6 +139,7 @@ class CompletionRequest(Sampling):
 
 class EmbeddingRequest(Shape):
     model: str | None = None
+    user: str | None = None
     input: TokenIds | list[TokenIds] | str | list[str]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None

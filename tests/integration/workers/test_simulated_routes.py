@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.support.vllm.simulated import FAST, workers
-from vllama_pool.workers.simulated import faults
+from vllama_pool.workers.simulated import Options, faults
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -196,3 +196,34 @@ async def test_a_client_that_leaves_frees_its_slot(client: httpx.AsyncClient, ro
         worker.set_faults([faults.Stall(after_tokens=1)])
         await read(client, worker.url, route, timeout=0.2)
         assert worker.running == 0
+
+
+POOLING = Options(model="m", embedding=True)
+POOLED: dict[str, dict[str, Any]] = {
+    "/v1/embeddings": {"input": "a"},
+    "/rerank": {"query": "a", "documents": ["a", "b"]},
+    "/v1/rerank": {"query": "a", "documents": ["a", "b"]},
+    "/score": {"text_1": "a", "text_2": ["a", "b"]},
+    "/v1/score": {"text_1": "a", "text_2": ["a", "b"]},
+}
+every_pooled = pytest.mark.parametrize(("path", "fields"), POOLED.items(), ids=POOLED.keys())
+
+
+@every_pooled
+async def test_a_pooling_route_has_status_and_cut_faults(
+    client: httpx.AsyncClient, path: str, fields: dict[str, Any]
+) -> None:
+    async with workers(POOLING) as (worker,):
+        worker.set_faults([faults.Status(status=429, count=1), faults.Cut(count=1)])
+        assert (await client.post(worker.url + path, json=fields)).status_code == 429
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.post(worker.url + path, json=fields)
+        assert (await client.post(worker.url + path, json=fields)).status_code == 200
+
+
+@every_pooled
+async def test_only_a_pooling_worker_has_a_pooling_route(
+    client: httpx.AsyncClient, path: str, fields: dict[str, Any]
+) -> None:
+    async with workers() as (worker,):
+        assert (await client.post(worker.url + path, json=fields)).status_code == 404

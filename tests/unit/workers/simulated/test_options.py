@@ -86,3 +86,8 @@ def test_max_new_tokens_of_the_models_files_is_a_default_and_of_a_flag_a_limit(t
     for flags, (default, limit) in limits.items():
         options, _ = parse_arguments([str(tmp_path), *flags], {})
         assert (options.default_max_tokens, options.max_max_tokens) == (default, limit)
+
+
+def test_a_worker_transcribes_where_a_flag_says_so() -> None:
+    assert parse_arguments(["m", "--transcription"], {})[0].transcription
+    assert not parse_arguments(["m"], {})[0].transcription
