@@ -90,10 +90,12 @@ class _SearchResult(msgspec.Struct, frozen=True):
 
 
 def read_block(_: type, value: Any) -> Block:
-    """Decode a block. A hook of msgspec. Raises ValueError with msgspec's text, and BadRequest."""
-    kind = msgspec.convert(value, _Kind).type
-    read = _READERS.get(kind)
-    return SKIPPED if read is None else read(value)
+    """Decode a block. A hook of msgspec, which adds the place to a ValueError. Raises BadRequest, too."""
+    try:
+        read = _READERS.get(msgspec.convert(value, _Kind).type)
+        return SKIPPED if read is None else read(value)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
 
 
 def _text(value: Any) -> Block:
