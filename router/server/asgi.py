@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -29,8 +30,10 @@ INTERNAL_ERROR = "internal error of the router; see its log"
 HEADERS = "vllama.headers"
 """Key of an ASGI scope: the request's headers by name."""
 
-T = TypeVar("T")
+_SCHEMA = re.compile(rb'"format"\s*:\s*\{')
+"""Within tools, "format" is a word."""
 
+T = TypeVar("T")
 
 SCHEMA_WEIGHT = 32
 """Time to translate a byte of a JSON schema, in that to decode a byte."""
@@ -62,7 +65,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 
 def decode_body(decode: Callable[[bytes], T], body: bytes) -> Awaitable[T]:
     """Decode in a thread if it takes long: a large body, or one that may hold a JSON schema to translate."""
-    weight = SCHEMA_WEIGHT if b'"format"' in body else 1
+    weight = SCHEMA_WEIGHT if b'"format"' in body and _SCHEMA.search(body) else 1
     return offload(len(body) * weight, decode, body)
 
 

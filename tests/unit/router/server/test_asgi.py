@@ -39,11 +39,12 @@ async def test_a_large_body_is_decoded_in_a_thread() -> None:
     assert await decode_body(thread_of, b" " * (INLINE_BYTES + 1)) != threading.get_ident()
 
 
-async def test_a_body_with_a_format_is_decoded_in_a_thread_from_a_smaller_size_on() -> None:
-    body = b'{"format":{}}'
-    assert await decode_body(thread_of, body) == threading.get_ident()
-    assert await decode_body(thread_of, body.ljust(INLINE_BYTES // 16)) != threading.get_ident()
-    assert await decode_body(thread_of, b"{}".ljust(INLINE_BYTES // 16)) == threading.get_ident()
+async def test_a_body_with_a_schema_as_format_is_decoded_in_a_thread_from_a_smaller_size_on() -> None:
+    for body in (b'{"format":{}}', b'{"format" :\r\n\t {}}'):
+        assert await decode_body(thread_of, body) == threading.get_ident()
+        assert await decode_body(thread_of, body.ljust(INLINE_BYTES // 16)) != threading.get_ident()
+    for body in (b"{}", b'{"tools":[{"format":"uri"}]}', b'{"format":"json"}'):
+        assert await decode_body(thread_of, body.ljust(INLINE_BYTES // 16)) == threading.get_ident()
 
 
 @pytest.mark.parametrize("size", [1, INLINE_BYTES + 1])
