@@ -7,7 +7,10 @@ import signal
 import pytest
 from hypothesis import settings
 
-pytest.register_assert_rewrite("tests.support.clients.scenarios")
+pytest.register_assert_rewrite(
+    *(f"tests.support.clients.{name}" for name in ("checks", "scenarios", "v1_scenarios")),
+    *(f"tests.support.clients.{name}" for name in ("openai_scenarios", "anthropic_scenarios")),
+)
 
 settings.register_profile("steady", derandomize=True, deadline=None, database=None)
 settings.register_profile("explore", deadline=None, max_examples=1000)

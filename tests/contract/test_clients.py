@@ -1,4 +1,4 @@
-"""Scenarios of clients written for Ollama, on a router with simulated workers."""
+"""Scenarios of clients of Ollama's API, on a router with simulated workers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients.scenarios import ChatFleet, ScenarioTests, SlowFleet, client, started
-from tests.support.clients.stock_clients import KINDS, StockClient
+from tests.support.clients.fleets import ChatFleet, SlowFleet
+from tests.support.clients.scenarios import ScenarioTests
+from tests.support.clients.stock_clients import KINDS, StockClient, client, started
 from tests.support.fleet.live import fleet
 from vllama_pool.workers.simulated.options import Options
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.clients.scenarios import ChatFleet, ScenarioTests, SlowFleet, client, started
+from tests.support.clients.fleets import ChatFleet, SlowFleet
+from tests.support.clients.scenarios import ScenarioTests
+from tests.support.clients.stock_clients import client, started
 from tests.support.fleet.attached import OneSystem
 from tests.support.vllm.servers import VllmServer
 

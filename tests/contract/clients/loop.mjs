@@ -16,7 +16,9 @@ const run = async (scenario) => {
   try {
     return { result: await scenario() };
   } catch (error) {
-    return { error: { class: error.name, message: error.message, status: error.status_code ?? null } };
+    const name = error.name === "Error" ? error.constructor.name : error.name;
+    const status = error.status_code ?? error.status ?? error.statusCode ?? null;
+    return { error: { class: name, message: error.message, status, code: error.code ?? null } };
   }
 };
 

@@ -2,7 +2,8 @@
 
     {"scenario": "chat", "at": {"url": "http://…", "model": "m", "embedder": "e"}, "with": {"question": "…"}}
 
-is answered with {"result": …}, or with {"error": {"class": "…", "message": "…", "status": 404}} if the client raised.
+is answered with {"result": …}, or, if the client raised, with {"error": {"class": "…", "message": "…", "status": 404,
+"code": …}}, where status and code are null if the error has none.
 The result of "scenarios" is the list of the client's scenarios. Other results have the same shape for every client:
 
     an answer   {"text": "…", "reason": "stop", "counts": [prompt tokens, answer tokens], "parts": 7}
@@ -51,7 +52,7 @@ def _run(scenario: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, A
     try:
         return {"result": scenario(**arguments)}
     except Exception as error:  # noqa: BLE001  the test checks the error, whatever its class
-        status = getattr(error, "status_code", None)
-        return {"error": {"class": type(error).__name__, "message": str(error), "status": status}}
+        status, code = getattr(error, "status_code", None), getattr(error, "code", None)
+        return {"error": {"class": type(error).__name__, "message": str(error), "status": status, "code": code}}
     finally:
         faulthandler.cancel_dump_traceback_later()

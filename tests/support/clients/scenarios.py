@@ -1,4 +1,4 @@
-"""Scenarios of clients written for Ollama, for every client and any fleet.
+"""Scenarios of clients of Ollama's API, for every client and any fleet.
 
 A test module derives a class from ScenarioTests and defines the fixtures `chat_fleet`, `slow_fleet` and `schema_model`,
 which is a `ChatFleet.at` whose model follows a schema.
@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
-import httpx
 import pytest
 
-from tests.support.clients.stock_clients import KINDS, SCENARIOS, ClientRaised, StockClient
-from tests.support.until import auntil
-from tests.support.vllm.weather_tool import QUESTION as WEATHER
-from tests.support.vllm.weather_tool import TOOL
+from tests.support.clients.checks import (
+    OPTIONS,
+    check_leaving,
+    check_scenarios,
+    check_sixteen_chats,
+    check_thinking_on_and_off,
+    check_tool_round_trip,
+    check_whole_and_streamed,
+)
+from tests.support.clients.fleets import ChatFleet, SlowFleet
+from tests.support.clients.stock_clients import KINDS, ClientRaised, StockClient, for_kinds
 
-GREETING = "hello"
 SCHEMA = {
     "type": "object",
     "properties": {"sky": {"enum": ["blue", "grey"]}, "clouds": {"type": "integer", "minimum": 1, "maximum": 9}},
@@ -30,84 +32,10 @@ SCHEMA = {
     "additionalProperties": False,
 }
 """Every value is bounded, so that the smallest model ends its answer."""
-OPTIONS = {"temperature": 0.0}
-
-
-@dataclass(frozen=True)
-class ChatFleet:
-    """A fleet, and the answers of its models."""
-
-    url: str
-    model: str
-    """Thinks, calls tools, and is deterministic at temperature 0."""
-    embedder: str
-    answer_prefix: str
-    thoughts: str
-    """Part of its thoughts."""
-    tool_arguments: dict[str, str]
-    context: int
-
-    @property
-    def at(self) -> dict[str, str]:
-        return {"url": self.url, "model": self.model, "embedder": self.embedder}
-
-
-@dataclass(frozen=True)
-class SlowFleet:
-    """A fleet whose model takes seconds to answer."""
-
-    url: str
-    model: str
-    question: str
-    worker: str
-    """Base URL of the only worker."""
-    answer_tokens: int
-
-    @property
-    def at(self) -> dict[str, str]:
-        return {"url": self.url, "model": self.model, "embedder": self.model}
-
-    async def unfinished(self) -> int:
-        """Requests that the worker runs or queues."""
-        return await self._total(r"^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)$")
-
-    async def generated_tokens(self) -> int:
-        return await self._total(r"^vllm:generation_tokens_total\{.*\} (\S+)$")
-
-    async def _total(self, pattern: str) -> int:
-        async with httpx.AsyncClient(trust_env=False) as http:
-            page = (await http.get(f"{self.worker}/metrics")).text
-        values = re.findall(pattern, page, re.MULTILINE)
-        assert values, f"no {pattern}"
-        return sum(int(float(value)) for value in values)
-
-
-@pytest.fixture(scope="session")
-def started() -> Iterator[dict[str, StockClient]]:
-    """Running client processes by name; started on demand."""
-    clients: dict[str, StockClient] = {}
-    yield clients
-    for client in clients.values():
-        client.stop()
-
-
-@pytest.fixture
-def client(request: pytest.FixtureRequest, started: dict[str, StockClient]) -> StockClient:
-    kind = request.param
-    if kind.name not in started:
-        started[kind.name] = StockClient(kind)
-    return started[kind.name]
 
 
 def for_clients_with(*scenarios: str) -> pytest.MarkDecorator:
-    able = [kind for kind in KINDS if not set(scenarios) & set(kind.unsupported)]
-    return pytest.mark.parametrize("client", able, indirect=True, ids=[kind.name for kind in able])
-
-
-def check_answer(chat_fleet: ChatFleet, result: dict[str, Any]) -> None:
-    assert chat_fleet.answer_prefix in result["text"]
-    assert result["reason"] in ("stop", None)
-    assert result["counts"] is None or min(result["counts"]) > 0
+    return for_kinds(kind for kind in KINDS if kind.supported >= set(scenarios))
 
 
 class ScenarioTests:
@@ -115,42 +43,26 @@ class ScenarioTests:
     def test_a_client_has_every_scenario_that_it_supports(
         self, client: StockClient, record_property: Callable[[str, object], None]
     ) -> None:
-        scenarios, unsupported = client.scenarios(), client.kind.unsupported
-        assert scenarios == SCENARIOS - set(unsupported)
-        missing = ", ".join(f"{name} ({reason})" for name, reason in unsupported.items())
-        record_property("figure", f"{client.kind.name}: {len(scenarios)} scenarios; without {missing or 'exception'}")
+        check_scenarios(client, record_property)
 
     @for_clients_with("chat", "chat_stream")
     async def test_a_chat_has_the_same_text_streamed_and_whole(
         self, client: StockClient, chat_fleet: ChatFleet
     ) -> None:
-        whole = await client.run("chat", chat_fleet.at, question=GREETING, options=OPTIONS)
-        check_answer(chat_fleet, whole)
-        streamed = await client.run("chat_stream", chat_fleet.at, question=GREETING, options=OPTIONS)
-        check_answer(chat_fleet, streamed)
-        assert streamed["parts"] > 2
-        assert streamed["text"] == whole["text"]
+        await check_whole_and_streamed(client, chat_fleet, "chat", "chat_stream")
 
     @for_clients_with("generate", "generate_stream")
     async def test_a_generated_text_is_the_same_streamed_and_whole(
         self, client: StockClient, chat_fleet: ChatFleet
     ) -> None:
-        whole = await client.run("generate", chat_fleet.at, question=GREETING, options=OPTIONS)
-        check_answer(chat_fleet, whole)
-        streamed = await client.run("generate_stream", chat_fleet.at, question=GREETING, options=OPTIONS)
-        check_answer(chat_fleet, streamed)
-        assert streamed["parts"] > 2
-        assert streamed["text"] == whole["text"]
+        await check_whole_and_streamed(client, chat_fleet, "generate", "generate_stream")
 
     @pytest.mark.parametrize("scenario", ["tools", "tools_stream"])
     @for_clients_with("tools", "tools_stream")
     async def test_a_tool_is_called_and_its_result_is_accepted(
         self, client: StockClient, chat_fleet: ChatFleet, scenario: str
     ) -> None:
-        arguments = {"question": WEATHER, "tools": [TOOL], "outcome": "22 degrees", "options": OPTIONS}
-        result = await client.run(scenario, chat_fleet.at, **arguments)
-        assert result["calls"] == [{"name": "get_weather", "arguments": chat_fleet.tool_arguments}]
-        assert isinstance(result["text"], str)
+        await check_tool_round_trip(client, chat_fleet, scenario)
 
     @for_clients_with("format")
     async def test_an_answer_follows_a_schema(self, client: StockClient, schema_model: dict[str, str]) -> None:
@@ -174,12 +86,7 @@ class ScenarioTests:
     async def test_thinking_can_be_turned_on_and_off(
         self, client: StockClient, chat_fleet: ChatFleet, scenario: str
     ) -> None:
-        result = await client.run(scenario, chat_fleet.at, question=GREETING, on=True, options=OPTIONS)
-        assert chat_fleet.thoughts in result["thinking"]
-        assert chat_fleet.answer_prefix in result["text"]
-        result = await client.run(scenario, chat_fleet.at, question=GREETING, on=False, options=OPTIONS)
-        assert result["thinking"] == ""
-        assert result["text"].startswith(chat_fleet.answer_prefix)
+        await check_thinking_on_and_off(client, chat_fleet, scenario)
 
     @for_clients_with("embed")
     async def test_embeddings_are_normalised_and_in_input_order(
@@ -236,23 +143,8 @@ class ScenarioTests:
 
     @for_clients_with("concurrent")
     async def test_sixteen_concurrent_chats_succeed(self, client: StockClient, chat_fleet: ChatFleet) -> None:
-        result = await client.run("concurrent", chat_fleet.at, count=16, question=GREETING, options=OPTIONS)
-        assert len(result) == 16
-        assert all(chat_fleet.answer_prefix in text for text in result)
+        await check_sixteen_chats(client, chat_fleet)
 
     @for_clients_with("open_stream", "close_stream")
     async def test_closing_a_stream_early_frees_the_worker(self, client: StockClient, slow_fleet: SlowFleet) -> None:
-        async def is_free() -> bool:
-            return await slow_fleet.unfinished() == 0
-
-        before = await slow_fleet.generated_tokens()
-        start = time.monotonic()
-        done = await client.run("open_stream", slow_fleet.at, question=slow_fleet.question, options=OPTIONS)
-        assert not done
-        unfinished = await slow_fleet.unfinished()
-        assert unfinished == 1, f"{time.monotonic() - start:.1f} s after the request; {client.log()}"
-        await client.run("close_stream", slow_fleet.at)
-        await auntil(is_free, 1.0, "the worker to be free")
-        generated = await slow_fleet.generated_tokens() - before
-        message = f"the answer ended by itself, {time.monotonic() - start:.1f} s after the request; {client.log()}"
-        assert generated < slow_fleet.answer_tokens / 2, message
+        await check_leaving(client, slow_fleet)

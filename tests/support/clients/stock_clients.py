@@ -1,4 +1,4 @@
-"""Clients written for Ollama, each run in a process of its own, and the scenarios that each supports.
+"""Stock clients, each run in a process of its own, and the scenarios that each client of Ollama's API supports.
 
 Their programs are in tests/contract/clients; `loop.py` there describes requests and responses. `make test` installs the
 clients (deploy/local/setup.py, part `clients`).
@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ SCENARIOS = frozenset(
     )
 )
 
+FOREIGN = ("OLLAMA_", "VLLAMA_", "OPENAI_", "ANTHROPIC_", "LANG")
+"""Prefixes of variables that name other servers or keys."""
+
 Json = dict[str, Any]
 
 
@@ -42,6 +46,12 @@ class Kind:
     """Scenarios that the client does not support, with the reason."""
     raises: str = "ResponseError: model 'nope' not found"
     """Class and beginning of the message of its error for an unknown model."""
+    scenarios: frozenset[str] = SCENARIOS
+    """Those of the clients of one API."""
+
+    @property
+    def supported(self) -> frozenset[str]:
+        return self.scenarios - set(self.unsupported)
 
 
 NO_MANAGEMENT = dict.fromkeys(("ps", "pull", "create_copy_delete"), "has no such call")
@@ -97,6 +107,7 @@ class ClientRaised(Exception):
         self.kind: str = error["class"]
         self.message: str = error["message"]
         self.status: int | None = error["status"]
+        self.code: str | int | None = error["code"]
 
 
 class StockClient:
@@ -150,6 +161,28 @@ class StockClient:
         return response["result"]
 
 
+@pytest.fixture(scope="session")
+def started() -> Iterator[dict[str, StockClient]]:
+    """Running client processes by name; started on demand."""
+    clients: dict[str, StockClient] = {}
+    yield clients
+    for client in clients.values():
+        client.stop()
+
+
+@pytest.fixture
+def client(request: pytest.FixtureRequest, started: dict[str, StockClient]) -> StockClient:
+    kind = request.param
+    if kind.name not in started:
+        started[kind.name] = StockClient(kind)
+    return started[kind.name]
+
+
+def for_kinds(kinds: Iterable[Kind]) -> pytest.MarkDecorator:
+    able = list(kinds)
+    return pytest.mark.parametrize("client", able, indirect=True, ids=[kind.name for kind in able])
+
+
 def _command(program: str) -> list[str]:
     if not (CLIENTS / ".stamp").exists():
         pytest.fail("the clients are missing: run `make test`, which installs them (.venv-clients)", pytrace=False)
@@ -161,6 +194,6 @@ def _command(program: str) -> list[str]:
 
 def _environment() -> dict[str, str]:
     """Without variables that name other servers, proxies or telemetry."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "VLLAMA_", "LANG"))}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGSMITH_TRACING": "false", "PYTHONUNBUFFERED": "1"}
     return {**environ, **quiet, "NO_PROXY": "*", "no_proxy": "*"}

@@ -1,0 +1,132 @@
+"""Scenarios of clients of OpenAI's and Anthropic's API, on a router with simulated workers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.support.clients.anthropic_scenarios import AnthropicScenarioTests
+from tests.support.clients.checks import GREETING, OPTIONS
+from tests.support.clients.fleets import ChatFleet, SlowFleet
+from tests.support.clients.openai_scenarios import OpenAIScenarioTests, ResponsesScenarioTests
+from tests.support.clients.stock_clients import StockClient, client, started
+from tests.support.clients.v1_scenarios import V1ScenarioTests, for_v1_clients_with, raised_by
+from tests.support.fleet.live import Fleet, fleet
+from vllama_pool.config.api_keys import ApiKey, digest
+from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.workers.simulated.faults import INFERENCE, Error, Status
+from vllama_pool.workers.simulated.options import Options
+
+__all__ = ["client", "started"]
+pytestmark = [pytest.mark.clients, pytest.mark.asyncio(loop_scope="module")]
+
+THINKER = Options(
+    model="thinker",
+    tokens_per_second=2000,
+    ttft=0.01,
+    answer_tokens=12,
+    max_model_len=4096,
+    per_request_metrics=True,
+    tool_calls=True,
+    tool_parser=True,
+    reasoning=True,
+)
+EMBEDDER = Options(model="embedder", embedding=True)
+SLOW = Options(model="slow", tokens_per_second=20, ttft=0.01, answer_tokens=4000)
+PATHS = (*INFERENCE, "/v1/messages")
+FAILING = Options(
+    model="failing",
+    tokens_per_second=2000,
+    ttft=0.01,
+    faults=(
+        Status(status=429, marker="too many", paths=PATHS),
+        Status(status=500, marker="fail", paths=PATHS),
+        Error(after_tokens=4, marker="break", paths=PATHS),
+    ),
+)
+AWAY = RoutingTable(models=(ModelRoute(name="away", serve=(ServeTarget("not-there"),)),))
+ERRORS = [("too many", "RateLimitError", 429), ("fail", "InternalServerError", 500)]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    workers = {"a": THINKER, "b": THINKER, "c": EMBEDDER, "d": SLOW, "e": FAILING}
+    async with fleet(tmp_path_factory.mktemp("state"), workers, table=AWAY) as one:
+        yield one
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def keyed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    keys = (ApiKey("anna", digest("annas-key")),)
+    async with fleet(tmp_path_factory.mktemp("keyed"), {"a": THINKER}, api_keys=keys, wait=False) as one:
+        yield one
+
+
+@pytest.fixture
+def chat_fleet(running: Fleet) -> ChatFleet:
+    return ChatFleet(
+        url=running.url,
+        model="thinker",
+        embedder="embedder",
+        answer_prefix="Simulated answer to:",
+        thoughts="The user asked something.",
+        tool_arguments={"city": "simulated", "unit": "simulated"},
+        context=4096,
+    )
+
+
+@pytest.fixture
+def slow_fleet(running: Fleet) -> SlowFleet:
+    return SlowFleet(running.url, SLOW.model, "hello", running["d"].url, SLOW.answer_tokens)
+
+
+class TestSimulated(V1ScenarioTests): ...
+
+
+class TestSimulatedOpenAI(OpenAIScenarioTests): ...
+
+
+class TestSimulatedResponses(ResponsesScenarioTests): ...
+
+
+class TestSimulatedAnthropic(AnthropicScenarioTests):
+    @for_v1_clients_with("budget")
+    async def test_a_budget_for_thoughts_is_accepted(self, client: StockClient, chat_fleet: ChatFleet) -> None:
+        result = await client.run("budget", chat_fleet.at, question=GREETING, tokens=1024, options=OPTIONS)
+        assert chat_fleet.thoughts in result["thinking"]
+        assert chat_fleet.answer_prefix in result["text"]
+
+
+class TestErrors:
+    @for_v1_clients_with("say")
+    async def test_a_wrong_key_raises_an_authentication_error(self, client: StockClient, keyed: Fleet) -> None:
+        at = {"url": keyed.url, "model": "thinker", "embedder": "embedder"}
+        error = await raised_by(client, "say", {**at, "key": "wrong"}, question="hello", streamed=False)
+        assert (error.kind, error.status) == ("AuthenticationError", 401)
+        assert await client.run("list", {**at, "key": "annas-key"}) is not None
+
+    @pytest.mark.parametrize(("fault", "kind", "status"), ERRORS, ids=[kind for _, kind, _ in ERRORS])
+    @for_v1_clients_with("say")
+    async def test_an_error_of_the_worker_raises_its_class(
+        self, client: StockClient, chat_fleet: ChatFleet, fault: str, kind: str, status: int
+    ) -> None:
+        at = {**chat_fleet.at, "model": "failing"}
+        for streamed in (False, True):
+            error = await raised_by(client, "say", at, question=f"please {fault}", streamed=streamed)
+            assert (error.kind, error.status) == (kind, status)
+
+    @for_v1_clients_with("say")
+    async def test_a_model_without_a_worker_raises_a_server_error(
+        self, client: StockClient, chat_fleet: ChatFleet
+    ) -> None:
+        error = await raised_by(client, "say", {**chat_fleet.at, "model": "away"}, question="hello", streamed=False)
+        assert error.kind in ("InternalServerError", "ServiceUnavailableError")
+        assert error.status == 503
+
+    @for_v1_clients_with("say")
+    async def test_a_stream_that_breaks_off_raises(self, client: StockClient, chat_fleet: ChatFleet) -> None:
+        at = {**chat_fleet.at, "model": "failing"}
+        error = await raised_by(client, "say", at, question="please break", streamed=True)
+        assert error.kind in ("APIError", "APIStatusError", "InternalServerError", "AnthropicError")

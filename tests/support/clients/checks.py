@@ -1,0 +1,76 @@
+"""Checks that the scenarios of all APIs share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.support.clients.fleets import ChatFleet, SlowFleet
+from tests.support.clients.stock_clients import StockClient
+from tests.support.vllm.weather_tool import QUESTION as WEATHER
+from tests.support.vllm.weather_tool import TOOL
+
+GREETING = "hello"
+OPTIONS = {"temperature": 0.0}
+
+
+def check_answer(chat_fleet: ChatFleet, result: dict[str, Any]) -> None:
+    assert chat_fleet.answer_prefix in result["text"]
+    assert result["reason"] in ("stop", "end_turn", None)
+    assert result["counts"] is None or min(result["counts"]) > 0
+
+
+def check_scenarios(client: StockClient, record_property: Callable[[str, object], None]) -> None:
+    scenarios = client.scenarios()
+    assert scenarios == client.kind.supported
+    missing = ", ".join(f"{name} ({reason})" for name, reason in client.kind.unsupported.items())
+    record_property("figure", f"{client.kind.name}: {len(scenarios)} scenarios; without {missing or 'exception'}")
+
+
+async def check_whole_and_streamed(client: StockClient, chat_fleet: ChatFleet, whole: str, streamed: str) -> None:
+    """The scenarios `whole` and `streamed` give the same text."""
+    first = await client.run(whole, chat_fleet.at, question=GREETING, options=OPTIONS)
+    check_answer(chat_fleet, first)
+    second = await client.run(streamed, chat_fleet.at, question=GREETING, options=OPTIONS)
+    check_answer(chat_fleet, second)
+    assert second["parts"] > 2
+    assert second["text"] == first["text"]
+
+
+async def check_tool_round_trip(client: StockClient, chat_fleet: ChatFleet, scenario: str, **more: str) -> None:
+    arguments = {"question": WEATHER, "tools": [TOOL], "outcome": "22 degrees", "options": OPTIONS}
+    result = await client.run(scenario, {**chat_fleet.at, **more}, **arguments)
+    assert result["calls"] == [{"name": "get_weather", "arguments": chat_fleet.tool_arguments}]
+    assert result.get("reason", "tool_calls") in ("tool_calls", "tool-calls", "tool_use")
+    assert isinstance(result["text"], str)
+
+
+async def check_thinking_on_and_off(client: StockClient, chat_fleet: ChatFleet, scenario: str) -> None:
+    result = await client.run(scenario, chat_fleet.at, question=GREETING, on=True, options=OPTIONS)
+    assert chat_fleet.thoughts in result["thinking"]
+    assert chat_fleet.answer_prefix in result["text"]
+    result = await client.run(scenario, chat_fleet.at, question=GREETING, on=False, options=OPTIONS)
+    assert result["thinking"] == ""
+    assert result["text"].startswith(chat_fleet.answer_prefix)
+
+
+async def check_sixteen_chats(client: StockClient, chat_fleet: ChatFleet) -> None:
+    result = await client.run("concurrent", chat_fleet.at, count=16, question=GREETING, options=OPTIONS)
+    assert len(result) == 16
+    assert all(chat_fleet.answer_prefix in text for text in result)
+
+
+async def check_leaving(client: StockClient, slow_fleet: SlowFleet) -> None:
+    """Closing a stream early frees the worker."""
+    before = await slow_fleet.generated_tokens()
+    start = time.monotonic()
+    done = await client.run("open_stream", slow_fleet.at, question=slow_fleet.question, options=OPTIONS)
+    assert not done
+    unfinished = await slow_fleet.unfinished()
+    assert unfinished == 1, f"{time.monotonic() - start:.1f} s after the request; {client.log()}"
+    await client.run("close_stream", slow_fleet.at)
+    await slow_fleet.freed(1.0)
+    generated = await slow_fleet.generated_tokens() - before
+    message = f"the answer ended by itself, {time.monotonic() - start:.1f} s after the request; {client.log()}"
+    assert generated < slow_fleet.answer_tokens / 2, message
