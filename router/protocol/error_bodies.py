@@ -6,7 +6,7 @@ from typing import Any
 
 from vllama_pool.router.protocol.json_lines import encode
 
-OPENAI_PATHS = frozenset({"/rerank", "/score", "/tokenize", "/detokenize"})
+OPENAI_PATHS = frozenset({"/rerank", "/v2/rerank", "/score", "/tokenize", "/detokenize"})
 """vLLM's paths outside /v1, whose errors have OpenAI's format, too."""
 
 _INVALID = "invalid_request_error"

@@ -16,7 +16,7 @@ from vllama_pool.router.protocol.ollama.messages import translated_defaults
 from vllama_pool.router.protocol.ollama.model_plan import ModelPlans as OllamaPlans
 from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
 from vllama_pool.router.protocol.openai import chat as chat_completions
-from vllama_pool.router.protocol.openai import completions, embeddings, pooling, responses
+from vllama_pool.router.protocol.openai import completions, embeddings, pooling, responses, scoring, tokenization
 from vllama_pool.router.protocol.operation import Clock, HasModel, Operation
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlans
@@ -28,7 +28,7 @@ _WRITERS = 1024
 def operations(clock: Clock, stall_timeout: float = 120.0, max_choices: int = 16) -> tuple[Operation[Any], ...]:
     """`clock` dates responses that need no worker. `stall_timeout`: seconds of silence that count as a stall.
     `max_choices`: the largest `n` of OpenAI's requests."""
-    return (*_ollama(clock, stall_timeout), *_openai(max_choices), *_pooling(), *_anthropic())
+    return (*_ollama(clock, stall_timeout), *_openai(max_choices), *_pooling(), *_tokenization(), *_anthropic())
 
 
 def _openai(max_choices: int) -> tuple[Operation[Any], ...]:
@@ -87,7 +87,35 @@ def _pooling() -> tuple[Operation[Any], ...]:
             adapt=embeddings.adapt,
             translator=pooling.translator,
             not_found=embedding_text,
-            content_type=lambda request: json_lines.JSON,
+            content_type=_json,
+        ),
+        *(
+            Operation(
+                name=path.strip("/").replace("/", " "),
+                path=path,
+                decode=scoring.decode_rerank,
+                check=scoring.check_rerank,
+                prepare=partial(scoring.prepare_rerank, path),
+                adapt=scoring.adapt_rerank,
+                translator=pooling.translator,
+                not_found=generation_text,
+                content_type=_json,
+            )
+            for path in ("/rerank", "/v1/rerank", "/v2/rerank")
+        ),
+        *(
+            Operation(
+                name=path.strip("/").replace("/", " "),
+                path=path,
+                decode=scoring.decode_score,
+                check=scoring.check_score,
+                prepare=partial(scoring.prepare_score, path),
+                adapt=scoring.adapt_score,
+                translator=pooling.translator,
+                not_found=generation_text,
+                content_type=_json,
+            )
+            for path in ("/score", "/v1/score")
         ),
     )
 
@@ -113,6 +141,38 @@ def _anthropic() -> tuple[Operation[Any], ...]:
             ("v1 count tokens", api.COUNT_TOKENS_PATH, anthropic.decode_count),
         )
     )
+
+
+def _tokenization() -> tuple[Operation[Any], ...]:
+    plans = ModelPlans(options.sampling, translated_defaults)
+    return (
+        Operation(
+            name="tokenize",
+            path="/tokenize",
+            decode=tokenization.decode_tokenize,
+            check=tokenization.check_tokenize,
+            prepare=lambda request, info, defaults: tokenization.prepare_tokenize(request, plans.of(info, defaults)),
+            adapt=tokenization.adapt_tokenize,
+            translator=tokenization.translator,
+            not_found=generation_text,
+            content_type=_json,
+        ),
+        Operation(
+            name="detokenize",
+            path="/detokenize",
+            decode=tokenization.decode_detokenize,
+            check=tokenization.check_detokenize,
+            prepare=tokenization.prepare_detokenize,
+            adapt=tokenization.adapt_detokenize,
+            translator=tokenization.translator,
+            not_found=generation_text,
+            content_type=_json,
+        ),
+    )
+
+
+def _json(request: HasModel) -> str:
+    return json_lines.JSON
 
 
 def _event_stream_or_json(request: HasModel) -> str:

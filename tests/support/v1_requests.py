@@ -27,6 +27,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "/v1/messages/count_tokens": {"messages": MESSAGES},
     "/v1/rerank": RANKED,
     "/rerank": RANKED,
+    "/v2/rerank": RANKED,
     "/v1/score": PAIR,
     "/score": PAIR,
     "/tokenize": {"prompt": "hello"},

@@ -12,7 +12,14 @@ import pytest
 from vllama_pool.router.protocol.anthropic import requests as anthropic
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.error_bodies import anthropic_error, openai_error
-from vllama_pool.router.protocol.openai import embeddings, requests, responses_requests, responses_tools
+from vllama_pool.router.protocol.openai import (
+    embeddings,
+    requests,
+    responses_requests,
+    responses_tools,
+    scoring,
+    tokenization,
+)
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.server.zstd_body import ZSTD_PATHS
 from vllama_pool.router.server.zstd_stream import MAX_FRAMES
@@ -27,7 +34,11 @@ BODIES: dict[str, tuple[type[msgspec.Struct], Iterable[str]]] = {
     ),
     "/v1/messages": (anthropic.MessagesRequest, anthropic.REFUSED),
     "/v1/messages/count_tokens": (anthropic.CountTokensRequest, anthropic.REFUSED),
-    "/v1/embeddings": (embeddings.EmbeddingRequest, {*requests.REFUSED, "normalize"}),
+    "/v1/embeddings": (embeddings.EmbeddingRequest, embeddings.REFUSED),
+    "/v1/rerank": (scoring.RerankRequest, scoring.REFUSED),
+    "/v1/score": (scoring.ScoreRequest, scoring.REFUSED),
+    "/tokenize": (tokenization.TokenizeRequest, tokenization.REFUSED),
+    "/detokenize": (tokenization.DetokenizeRequest, ()),
 }
 """The struct of each route's body, and the fields that are refused."""
 UNKNOWN_TO_VLLM = {"/v1/responses": {"max_tokens", "stream_interval", "truncate_prompt_tokens"}}

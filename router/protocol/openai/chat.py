@@ -8,7 +8,7 @@ from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
 from vllama_pool.router.protocol import capabilities
 from vllama_pool.router.protocol.openai import messages, requests
 from vllama_pool.router.protocol.openai.chunks import ChunkStream
-from vllama_pool.router.protocol.openai.requests import ChatCompletionRequest, NamedTool
+from vllama_pool.router.protocol.openai.requests import ChatCompletionRequest, NamedTool, Tool
 from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits, strict_templates
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
@@ -51,13 +51,7 @@ def _check_tools(request: ChatCompletionRequest) -> None:
             raise BadRequest("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
         request.tool_choice = request.parallel_tool_calls = None
         return
-    for position, tool in enumerate(request.tools):
-        if tool.type != "function":
-            raise BadRequest(
-                f"Invalid value: '{tool.type}'. Supported values are: 'function'.", param=f"tools[{position}].type"
-            )
-        if tool.function is None:
-            raise missing_field(f"tools[{position}].function")
+    check_functions(request.tools)
     names = {tool.function.name for tool in request.tools if tool.function}
     if isinstance(choice, NamedTool):
         if choice.function is None:
@@ -70,6 +64,17 @@ def _check_tools(request: ChatCompletionRequest) -> None:
         raise BadRequest(
             f"Invalid value: '{choice}'. Supported values are: 'none', 'auto', 'required'.", param="tool_choice"
         )
+
+
+def check_functions(tools: Sequence[Tool]) -> None:
+    """Raises BadRequest."""
+    for position, tool in enumerate(tools):
+        if tool.type != "function":
+            raise BadRequest(
+                f"Invalid value: '{tool.type}'. Supported values are: 'function'.", param=f"tools[{position}].type"
+            )
+        if tool.function is None:
+            raise missing_field(f"tools[{position}].function")
 
 
 def _check_effort(request: ChatCompletionRequest) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -12,7 +12,7 @@ from vllama_pool.router.protocol.openai import pooling
 from vllama_pool.router.protocol.openai.model_kinds import EMBEDDING
 from vllama_pool.router.protocol.operation import UpstreamRequest
 from vllama_pool.router.protocol.vllm import api
-from vllama_pool.router.protocol.vllm.request_body import BodyDecoder
+from vllama_pool.router.protocol.vllm.request_body import BodyDecoder, RefusedFields
 from vllama_pool.workers.registry.record import ModelInfo
 
 NO_INPUT = "invalid input"
@@ -32,14 +32,17 @@ class EmbeddingRequest(pooling.PoolingRequest, frozen=True, omit_defaults=True, 
 
 
 _BODY = BodyDecoder(EmbeddingRequest)
+REFUSED: Final = {**pooling.REFUSED, "messages": "send texts or tokens in 'input'"}
+_REFUSED = RefusedFields(REFUSED)
 
 
 def decode(body: bytes) -> EmbeddingRequest:
     """Reports format and input before a missing model, as Ollama does. Raises BadRequest."""
     request = _BODY.decode(body)
+    _REFUSED.check(body)
     encoding = _encoding(request.encoding_format)
     _check_input(request.input)
-    pooling.check(request, body)
+    pooling.check(request)
     pooling.at_least("dimensions", request.dimensions, 1)
     return msgspec.structs.replace(request, encoding_format=encoding)
 

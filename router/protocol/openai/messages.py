@@ -68,7 +68,7 @@ def check(messages: Sequence[Message]) -> None:
         elif message.content is None and not (message.role == "assistant" and message.reasoning_content):
             raise BadRequest("invalid message content type: <nil>", param=f"messages[{position}].content")
     for path, part in parts_of(messages):
-        _check_part(path, part)
+        check_part(path, part)
 
 
 def _check_result(message: Message, path: str, called: set[str]) -> None:
@@ -82,7 +82,8 @@ def _check_result(message: Message, path: str, called: set[str]) -> None:
         )
 
 
-def _check_part(path: str, part: Part) -> None:
+def check_part(path: str, part: Part) -> None:
+    """Raises BadRequest."""
     if part.type == "file":
         raise BadRequest(NO_FILES, param=path)
     if part.type not in _KINDS:
@@ -127,7 +128,7 @@ def _translated(message: Message, knows_developer: bool) -> api.VllmMessage:
     content = message.content
     return api.VllmMessage(
         "system" if message.role == "developer" and not knows_developer else message.role,
-        content if content is None or isinstance(content, str) else [_part(part) for part in content],
+        content if content is None or isinstance(content, str) else [translate_part(part) for part in content],
         message.reasoning or message.reasoning_content or None,
         message.tool_calls or None,
         message.tool_call_id,
@@ -135,7 +136,7 @@ def _translated(message: Message, knows_developer: bool) -> api.VllmMessage:
     )
 
 
-def _part(part: Part) -> api.VllmPart:
+def translate_part(part: Part) -> api.VllmPart:
     match part.type:
         case "text" | "refusal":
             return api.VllmPart("text", text=part.text if part.text is not None else part.refusal)

@@ -42,3 +42,5 @@ def _generates(info: ModelInfo) -> bool:
 
 
 EMBEDDING: Final = Kind("embeddings", "use an embedding model", _generates)
+RERANKING: Final = Kind("reranking", "use a reranker (a cross-encoder) or an embedding model", _generates)
+SCORING: Final = Kind("scores", "use a cross-encoder or an embedding model", _generates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 import msgspec
 
@@ -13,12 +13,19 @@ from vllama_pool.router.protocol.openai.chat import explain_context
 from vllama_pool.router.protocol.openai.model_kinds import Kind
 from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api
-from vllama_pool.router.protocol.vllm.request_body import not_for_clients
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
 from vllama_pool.workers.registry.record import ModelInfo
 
 MAX_INPUTS = 2048
 """Texts of one request, as in OpenAI's API; each takes a place in the worker's batch."""
+REFUSED: Final = {
+    "chat_template": "the model's own template is used",
+    "cache_salt": "leave it out",
+    "priority": "leave it out",
+    "mm_processor_kwargs": "leave it out",
+    "media_io_kwargs": "leave it out",
+    "normalize": "use 'use_activation'",
+}
 
 
 class PoolingRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -30,20 +37,15 @@ class PoolingRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     truncation_side: Literal["left", "right"] | None = None
     padding: Literal["max_length", "do_not_pad"] | None = None
     use_activation: bool | None = None
-    normalize: Any = None
-    """Refused."""
 
     stream: ClassVar = False
     streams_answer: ClassVar = False
     keep_alive: ClassVar = None
 
 
-def check(request: PoolingRequest, body: bytes) -> None:
+def check(request: PoolingRequest) -> None:
     """Raises BadRequest."""
     requests.require_model(request.model)
-    requests.refuse_server_fields(body)
-    if request.normalize is not None:
-        raise not_for_clients("normalize", "use 'use_activation'")
     at_least("truncate_prompt_tokens", request.truncate_prompt_tokens, -1)
 
 
@@ -55,6 +57,12 @@ def at_least(name: str, value: int | None, minimum: int) -> None:
 
 def check_length(name: str, items: Sequence[object]) -> None:
     """Raises BadRequest."""
+    if not items:
+        raise BadRequest(
+            f"Invalid '{name}': empty array. Expected an array with minimum length 1, but got an empty array instead.",
+            param=name,
+            code="empty_array",
+        )
     if len(items) > MAX_INPUTS:
         raise BadRequest(
             f"Invalid '{name}': array too long. Expected an array with maximum length {MAX_INPUTS}, but got an array "

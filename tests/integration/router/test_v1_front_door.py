@@ -142,7 +142,7 @@ async def test_a_model_of_another_kind_is_a_400_that_no_worker_sees(running: Fle
         if answer.status_code != 200:
             assert message(answer, path, 400)
             assert worker.requests[path] == before
-    assert 400 in statuses
+    assert 400 in statuses or path in ("/tokenize", "/detokenize")
 
 
 @pytest.mark.parametrize("path", JSON_PATHS)

@@ -24,6 +24,13 @@ def test_the_table_has_every_inference_endpoint() -> None:
         ("v1 messages", "/v1/messages"),
         ("v1 count tokens", "/v1/messages/count_tokens"),
         ("v1 responses", "/v1/responses"),
+        ("rerank", "/rerank"),
+        ("v1 rerank", "/v1/rerank"),
+        ("v2 rerank", "/v2/rerank"),
+        ("score", "/score"),
+        ("v1 score", "/v1/score"),
+        ("tokenize", "/tokenize"),
+        ("detokenize", "/detokenize"),
     }
 
 

@@ -135,7 +135,7 @@ def test_values_out_of_range_are_refused_by_name(fields: dict[str, Any], param: 
     assert refused(**fields).param == param
 
 
-@pytest.mark.parametrize("name", ["cache_salt", "priority", "mm_processor_kwargs", "chat_template", "normalize"])
+@pytest.mark.parametrize("name", embeddings.REFUSED)
 def test_fields_that_reach_into_the_server_are_refused(name: str) -> None:
     error = refused(**{name: 1})
     assert (error.param, error.code) == (name, "unsupported_parameter")

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.protocol import MODEL
 from vllama_pool.router.errors import BadRequest, Refused
-from vllama_pool.router.protocol.openai.model_kinds import EMBEDDING
+from vllama_pool.router.protocol.openai.model_kinds import EMBEDDING, RERANKING, SCORING, Kind
 from vllama_pool.router.protocol.vllm.errors import WRONG_TASK
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -15,10 +15,18 @@ def of(*capabilities: str) -> ModelInfo:
     return ModelInfo(name="m", capabilities=capabilities)
 
 
-def test_a_chat_model_is_refused_where_an_embedding_model_is_needed() -> None:
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (EMBEDDING, EMBEDS),
+        (RERANKING, '"x" does not support reranking: use a reranker (a cross-encoder) or an embedding model'),
+        (SCORING, '"x" does not support scores: use a cross-encoder or an embedding model'),
+    ],
+)
+def test_a_chat_model_is_refused_with_the_kind_that_is_needed(kind: Kind, text: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        EMBEDDING.require("x", MODEL)
-    assert (caught.value.status, caught.value.text, caught.value.param) == (400, EMBEDS, "model")
+        kind.require("x", MODEL)
+    assert (caught.value.status, caught.value.text, caught.value.param) == (400, text, "model")
 
 
 @pytest.mark.parametrize("capabilities", [("embedding",), (), ("completion", "embedding")])
