@@ -18,6 +18,8 @@ class Counts:
     """Sequences of each prompt."""
     tokens: list[int] = field(init=False)
     reasoning: list[int] = field(init=False)
+    total: int = 0
+    """Generated tokens."""
     arrived: float = 0.0
     scheduled: float = 0.0
     first: float = 0.0
@@ -31,13 +33,10 @@ class Counts:
     def sequences(self) -> int:
         return len(self.prompts) * self.choices
 
-    @property
-    def total(self) -> int:
-        return sum(self.tokens)
-
     def add(self, index: int, token: Token, now: float) -> None:
         self.last = now
         self.first = self.first or now
+        self.total += 1
         self.tokens[index] += 1
         self.reasoning[index] += token.kind is Kind.REASONING
 

@@ -18,6 +18,7 @@ from vllama_pool.workers.simulated.messages_requests import as_chat, parse_count
 from vllama_pool.workers.simulated.metrics import CONTENT_TYPE, SimulatedMetrics
 from vllama_pool.workers.simulated.options import VERSION, Options
 from vllama_pool.workers.simulated.requests import parse_detokenize, parse_embedding, parse_tokenize
+from vllama_pool.workers.simulated.responses_requests import not_found
 from vllama_pool.workers.simulated.shapes import TokenizeChat
 from vllama_pool.workers.simulated.sleep import SleepRoutes
 
@@ -26,6 +27,9 @@ GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 
 SHAPES = {"/v1/messages": errors.anthropic, "/v1/messages/count_tokens": errors.anthropic}
 """Error bodies of routes whose errors are not OpenAI's."""
+
+STORED = "/v1/responses/"
+"""Prefix of stored responses, of which there are none."""
 
 Handler = Callable[[Request], HttpResponse]
 
@@ -144,6 +148,8 @@ class Routes:
         handler = self._plain.get((request.method, request.path))
         if handler is not None:
             return handler(request)
+        if request.path.startswith(STORED) and not self._options.embedding:
+            return _stored_response(request)
         allowed = self._allowed.get(request.path)
         return errors.method_not_allowed(", ".join(allowed)) if allowed else errors.NOT_FOUND
 
@@ -265,6 +271,14 @@ class Routes:
     def _delete_faults(self, request: Request) -> HttpResponse:
         self._set_faults([])
         return self._get_faults(request)
+
+
+def _stored_response(request: Request) -> HttpResponse:
+    response_id, _, action = request.path.removeprefix(STORED).partition("/")
+    method = {"": "GET", "cancel": "POST"}.get(action)
+    if method is None or not response_id:
+        return errors.NOT_FOUND
+    return not_found(response_id).response if request.method == method else errors.method_not_allowed(method)
 
 
 def _json(value: Any) -> HttpResponse:

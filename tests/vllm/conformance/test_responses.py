@@ -192,6 +192,12 @@ def test_the_responses_route_takes_only_posts_of_json(thinking_pair: ServerPair)
     thinking_pair.compare(RESPONSES, b"{}", headers={"content-type": "text/plain"})
 
 
+@pytest.mark.parametrize("path", [f"{RESPONSES}/resp_x", f"{RESPONSES}/resp_x/cancel", f"{RESPONSES}/resp_x/made_up"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_no_response_is_stored(thinking_pair: ServerPair, path: str, method: str) -> None:
+    thinking_pair.compare(path, method=method)
+
+
 def test_tools_without_a_parser_get_the_real_answer_in_responses(chat_pair: ServerPair) -> None:
     for choice in ("auto", "required"):
         chat_pair.compare_fields(RESPONSES, **ASK_WEATHER, max_output_tokens=3, tool_choice=choice)
