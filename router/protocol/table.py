@@ -17,6 +17,7 @@ from vllama_pool.router.protocol.ollama.model_plan import ModelPlans as OllamaPl
 from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
 from vllama_pool.router.protocol.openai import chat as chat_completions
 from vllama_pool.router.protocol.openai import completions, embeddings, pooling, responses, scoring, tokenization
+from vllama_pool.router.protocol.openai.responses_trial import Trials
 from vllama_pool.router.protocol.operation import Clock, HasModel, Operation
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlans
@@ -33,6 +34,7 @@ def operations(clock: Clock, stall_timeout: float = 120.0, max_choices: int = 16
 
 def _openai(max_choices: int) -> tuple[Operation[Any], ...]:
     plans = ModelPlans(options.sampling, translated_defaults)
+    trials = Trials()
     return (
         Operation(
             name="v1 chat",
@@ -65,9 +67,9 @@ def _openai(max_choices: int) -> tuple[Operation[Any], ...]:
             path="/v1/responses",
             decode=responses.decode,
             check=responses.check,
-            prepare=lambda request, info, defaults: responses.prepare(request, plans.of(info, defaults)),
+            prepare=lambda request, info, defaults: responses.prepare(request, plans.of(info, defaults), trials),
             adapt=lambda request, info, defaults, *refusals: responses.adapt(
-                request, plans.of(info, defaults), *refusals
+                request, plans.of(info, defaults), trials, *refusals
             ),
             translator=responses.translator,
             not_found=generation_text,

@@ -13,14 +13,21 @@ import msgspec
 
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import capabilities
-from vllama_pool.router.protocol.openai import messages, responses_input, responses_items, responses_requests
+from vllama_pool.router.protocol.openai import (
+    messages,
+    responses_input,
+    responses_items,
+    responses_requests,
+    responses_trial,
+)
 from vllama_pool.router.protocol.openai.chat import NO_TEMPLATE, explain_context
 from vllama_pool.router.protocol.openai.messages import Message
 from vllama_pool.router.protocol.openai.responses_reasoning import ENCRYPTED, with_encrypted_output
 from vllama_pool.router.protocol.openai.responses_requests import ReasoningOptions, ResponsesRequest
 from vllama_pool.router.protocol.openai.responses_stream import ResponsesStream
 from vllama_pool.router.protocol.openai.responses_tools import Tools, select
-from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
+from vllama_pool.router.protocol.openai.responses_trial import Trials
+from vllama_pool.router.protocol.operation import Clock, NextStep, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, strict_templates
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
@@ -73,11 +80,11 @@ def check(call: ResponsesCall, info: ModelInfo) -> None:
         raise BadRequest(NO_TEMPLATE.format(model=call.model))
 
 
-def prepare(call: ResponsesCall, plan: ModelPlan) -> UpstreamRequest:
-    return _send(call, plan, strict_templates.unchanged)
+def prepare(call: ResponsesCall, plan: ModelPlan, trials: Trials) -> NextStep:
+    return _send(call, plan, trials, strict_templates.unchanged)
 
 
-def adapt(call: ResponsesCall, plan: ModelPlan, *refusals: AttemptFailed) -> UpstreamRequest | None:
+def adapt(call: ResponsesCall, plan: ModelPlan, trials: Trials, *refusals: AttemptFailed) -> NextStep | None:
     """Change what the template refuses, and lower the answer's limit to the context. Nothing is shortened."""
     latest = refusals[-1]
     capabilities.explain_refusal(latest, call.model, messages.required_capabilities(call.conversation))
@@ -87,7 +94,7 @@ def adapt(call: ResponsesCall, plan: ModelPlan, *refusals: AttemptFailed) -> Ups
     form = strict_templates.form_after(others, _conversation(call, plan), plan.info)
     if form is None or (form is strict_templates.unchanged and within is None):
         return None
-    return _send(call, plan, form, within)
+    return _send(call, plan, trials, form, within)
 
 
 def _conversation(call: ResponsesCall, plan: ModelPlan) -> list[api.VllmMessage]:
@@ -95,8 +102,8 @@ def _conversation(call: ResponsesCall, plan: ModelPlan) -> list[api.VllmMessage]
 
 
 def _send(
-    call: ResponsesCall, plan: ModelPlan, form: strict_templates.Form, within: int | None = None
-) -> UpstreamRequest:
+    call: ResponsesCall, plan: ModelPlan, trials: Trials, form: strict_templates.Form, within: int | None = None
+) -> NextStep:
     sent = form(_conversation(call, plan))
     fields = _fields(call, plan)
     fields.max_output_tokens = within or fields.max_output_tokens
@@ -108,8 +115,16 @@ def _send(
         rest["tools"] = call.tools.sent
         if call.tools.choice is not None:
             rest["tool_choice"] = call.tools.choice
-    body = b"%b,%b" % (api.encode(fields)[:-1], api.encode(rest)[1:])
-    return UpstreamRequest(api.RESPONSES_PATH, body, whole=not call.stream)
+    request = UpstreamRequest(api.RESPONSES_PATH, _body(fields, rest), whole=not call.stream)
+    constraints = responses_trial.constraints(fields, call.tools) if call.stream else b""
+    if not constraints:
+        return request
+    trial = msgspec.structs.replace(fields, streamed=False, max_output_tokens=1)
+    return trials.first(request, plan.info.name, constraints, lambda: _body(trial, rest))
+
+
+def _body(fields: ResponsesRequest, rest: dict[str, Any]) -> bytes:
+    return b"%b,%b" % (api.encode(fields)[:-1], api.encode(rest)[1:])
 
 
 def _has_instructions(call: ResponsesCall, plan: ModelPlan) -> bool:

@@ -70,6 +70,11 @@ class Tools(msgspec.Struct, frozen=True):
     sent: list[SentTool] | None = None
     choice: str | SentChoice | None = None
 
+    def functions(self) -> Iterator[SentTool]:
+        """Yield functions of namespaces, too."""
+        for tool in self.sent or ():
+            yield from tool.tools or (tool,)
+
 
 def select(tools: Sequence[Tool] | None, choice: str | ToolChoice | None) -> Tools:
     """Leave out what no worker can call. Raises BadRequest."""

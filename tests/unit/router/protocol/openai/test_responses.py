@@ -11,7 +11,7 @@ from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
 from vllama_pool.router.protocol.openai.responses_requests import STATEFUL
 from vllama_pool.router.protocol.openai.responses_stream import ResponsesStream
-from vllama_pool.router.protocol.operation import Operation
+from vllama_pool.router.protocol.operation import Operation, PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
@@ -29,7 +29,10 @@ def decode(**fields: Any) -> Any:
 def sent(info: ModelInfo = THINKER, defaults: Defaults = NO_DEFAULTS, **fields: Any) -> dict[str, Any]:
     call = decode(**fields)
     assert OPERATION.check(call, info) is None
-    step = outgoing(OPERATION.prepare(call, info, defaults))
+    step = OPERATION.prepare(call, info, defaults)
+    if isinstance(step, PreflightRequest):
+        step = step.then(b"{}")
+    assert isinstance(step, UpstreamRequest)
     assert step.path == "/v1/responses"
     assert step.whole != call.stream
     result: dict[str, Any] = json.loads(step.body)
@@ -297,3 +300,53 @@ def test_reasoning_of_a_whole_answer_is_also_encrypted_content_where_the_client_
         translator = OPERATION.translator(decode(include=include), TIMING, CLOCK)
         translator.feed(json.dumps(answer).encode())
         assert json.loads(translator.finish())["output"] == [{**thought, "encrypted_content": encrypted}, message]
+
+
+SCHEMA = {"format": {"type": "json_schema", "name": "n", "schema": {"type": 5}}}
+STRICT = {**FUNCTION, "strict": True}
+LATE: list[dict[str, Any]] = [
+    {"text": SCHEMA},
+    {"structured_outputs": {"regex": "("}},
+    {"logit_bias": {"999999": 1}},
+    {"stop_token_ids": [999999]},
+    {"include": ["message.output_text.logprobs"], "top_logprobs": 99},
+    {"tools": [FUNCTION], "tool_choice": "required"},
+    {"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "f"}},
+    {"tools": [STRICT]},
+    {"tools": [{"type": "namespace", "name": "n", "tools": [STRICT]}]},
+]
+
+
+def operation() -> Operation[Any]:
+    return next(each for each in operations(CLOCK) if each.path == "/v1/responses")
+
+
+@pytest.mark.parametrize("fields", LATE, ids=str)
+def test_what_vllm_checks_in_mid_stream_is_tried_first_and_once(fields: dict[str, Any]) -> None:
+    tested = operation()
+    call = decode(stream=True, max_output_tokens=50, **fields)
+    trial = tested.prepare(call, THINKER, NO_DEFAULTS)
+    assert isinstance(trial, PreflightRequest)
+    step = trial.then(b"{}")
+    assert isinstance(step, UpstreamRequest)
+    whole = {**json.loads(step.body), "stream": False, "max_output_tokens": 1}
+    assert (trial.path, json.loads(trial.body)) == (step.path, whole)
+    assert tested.prepare(call, THINKER, NO_DEFAULTS) == step
+    assert isinstance(
+        tested.prepare(call, msgspec.structs.replace(THINKER, name="other"), NO_DEFAULTS), PreflightRequest
+    )
+
+
+@pytest.mark.parametrize("fields", LATE, ids=str)
+def test_a_whole_answer_needs_no_trial(fields: dict[str, Any]) -> None:
+    assert isinstance(operation().prepare(decode(**fields), THINKER, NO_DEFAULTS), UpstreamRequest)
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": [FUNCTION]}, {"tools": [STRICT], "tool_choice": "none"}], ids=str)
+def test_other_streams_need_no_trial(fields: dict[str, Any]) -> None:
+    fields = {"include": ["reasoning.encrypted_content"], "text": {"verbosity": "low"}, **fields}
+    assert isinstance(operation().prepare(decode(stream=True, **fields), THINKER, NO_DEFAULTS), UpstreamRequest)
+
+
+def test_a_refused_trial_reaches_the_client() -> None:
+    assert adapted("Grammar error: type must be a string or array of strings", stream=True, text=SCHEMA) is None
