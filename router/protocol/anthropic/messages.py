@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 from vllama_pool.router.errors import BadRequest
@@ -10,19 +9,17 @@ from vllama_pool.router.protocol.anthropic.blocks import (
     SKIPPED,
     Block,
     Image,
-    ImageSource,
     Text,
     Thinking,
     ToolResult,
     ToolUse,
 )
 from vllama_pool.router.protocol.anthropic.requests import Message
-from vllama_pool.router.protocol.vllm import api
 
 NO_MESSAGES = "messages is required"
 """Ollama's text (R120)."""
 EMPTY = "messages: at least one message must have content"
-_ROLES = ("user", "assistant", "system")
+ROLES = ("user", "assistant", "system")
 _PLACES: dict[type[Block], str] = {ToolUse: "assistant", ToolResult: "user"}
 """The role of the messages that may hold a block."""
 
@@ -48,8 +45,8 @@ def read_system(system: str | list[Block] | None) -> str | list[Block] | None:
 def _read(message: Message, position: int) -> Message | None:
     """Return the message without blocks that are skipped; None if nothing is left."""
     role, content = message.role.lower(), message.content
-    if role not in _ROLES:
-        roles = ", ".join(f"'{each}'" for each in _ROLES)
+    if role not in ROLES:
+        roles = ", ".join(f"'{each}'" for each in ROLES)
         raise BadRequest(f"messages[{position}].role: '{message.role}' is not one of {roles}")
     if isinstance(content, str):
         return Message(role, content)
@@ -96,34 +93,3 @@ def _has_image(block: Block) -> bool:
     if isinstance(block, ToolResult) and isinstance(block.content, list):
         return any(isinstance(each, Image) for each in block.content)
     return isinstance(block, Image)
-
-
-def translated(messages: Sequence[api.VllmMessage]) -> list[Message]:
-    """Translate a virtual model's messages."""
-    return [_translated(message) for message in messages]
-
-
-def _translated(message: api.VllmMessage) -> Message:
-    blocks = _content(message.content)
-    if message.role == "tool":
-        return Message("user", [ToolResult(message.tool_call_id or "", blocks)])
-    if message.reasoning:
-        blocks.insert(0, Thinking(message.reasoning))
-    blocks += [
-        ToolUse(call.id, call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls or ()
-    ]
-    role = message.role if message.role in _ROLES else "system"
-    return Message(role, blocks)
-
-
-def _content(content: str | list[api.VllmPart] | None) -> list[Block]:
-    if isinstance(content, str):
-        return [Text(content)] if content else []
-    return [_block(part) for part in content or ()]
-
-
-def _block(part: api.VllmPart) -> Block:
-    if part.image_url is None:
-        return Text(part.text or "")
-    head, _, data = part.image_url.url.partition(",")
-    return Image(ImageSource(head.removeprefix("data:").removesuffix(";base64"), data))

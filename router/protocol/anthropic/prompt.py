@@ -8,7 +8,7 @@ from typing import Any
 
 from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
 from vllama_pool.router.protocol import capabilities
-from vllama_pool.router.protocol.anthropic import messages, thinking, tools
+from vllama_pool.router.protocol.anthropic import conversation, messages, thinking, tools
 from vllama_pool.router.protocol.anthropic.blocks import Block, Text
 from vllama_pool.router.protocol.anthropic.events import MessageStream
 from vllama_pool.router.protocol.anthropic.requests import (
@@ -21,7 +21,7 @@ from vllama_pool.router.protocol.anthropic.requests import (
     refuse_server_fields,
 )
 from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
-from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.vllm import api, limits, strict_templates
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
@@ -32,7 +32,6 @@ TOO_LONG = "prompt is too long: {tokens} tokens > {context} maximum"
 """Anthropic's text, which clients search for before they shorten a conversation."""
 _PROMPT = re.compile(r"(\d+) input tokens|Input length \((\d+)\)")
 _CONTEXT = re.compile(r"context length (?:is (?:only )?|\()(\d+)")
-_MAX_TOKENS = re.compile(r"tokens=\d+ cannot be greater than max_model_len=(\d+)")
 
 
 def decode_message(body: bytes) -> MessagesRequest:
@@ -79,15 +78,28 @@ def check(request: Prompt, info: ModelInfo) -> None:
 
 
 def prepare(request: Prompt, plan: ModelPlan) -> UpstreamRequest:
-    return _send(request, plan, ())
+    return _send(request, plan)
 
 
 def adapt(request: Prompt, plan: ModelPlan, *refusals: AttemptFailed) -> UpstreamRequest | None:
-    """Leave out what the worker refuses of thinking, and apply a limit that it names."""
+    """Change what the template refuses, leave out what the worker refuses of thinking, and apply limits."""
     capabilities.explain_refusal(refusals[-1], request.model, messages.required_capabilities(request.messages or ()))
     _explain_context(refusals[-1])
-    adapted = _send(request, plan, refusals)
-    return None if adapted == _send(request, plan, refusals[:-1]) else adapted
+    form = _form_after(request, plan, refusals)
+    if form is None:
+        return None
+    adapted = _send(request, plan, refusals, form)
+    if form is strict_templates.unchanged and adapted == _send(request, plan, refusals[:-1]):
+        return None
+    return adapted
+
+
+def _form_after(request: Prompt, plan: ModelPlan, refusals: Sequence[AttemptFailed]) -> strict_templates.Form | None:
+    upstream = request.copy()
+    _put_first(upstream, plan)
+    chat = conversation.as_chat(upstream.system, upstream.messages or ())
+    unexplained = [refusal for refusal in refusals if not thinking.is_refusal(refusal)]
+    return strict_templates.form_after(unexplained, chat, plan.info)
 
 
 def _explain_context(failure: AttemptFailed) -> None:
@@ -100,7 +112,12 @@ def _explain_context(failure: AttemptFailed) -> None:
     raise Refused(TOO_LONG.format(tokens=prompt[1] or prompt[2], context=context[1]), status=400)
 
 
-def _send(request: Prompt, plan: ModelPlan, refusals: Sequence[AttemptFailed]) -> UpstreamRequest:
+def _send(
+    request: Prompt,
+    plan: ModelPlan,
+    refusals: Sequence[AttemptFailed] = (),
+    form: strict_templates.Form = strict_templates.unchanged,
+) -> UpstreamRequest:
     upstream = request.copy()
     upstream.model = plan.info.name
     path, max_tokens = api.COUNT_TOKENS_PATH, None
@@ -109,6 +126,9 @@ def _send(request: Prompt, plan: ModelPlan, refusals: Sequence[AttemptFailed]) -
         _complete(upstream, plan)
         max_tokens = upstream.max_tokens = _within(plan.within_context(upstream.max_tokens), refusals)
     _put_first(upstream, plan)
+    if form is not strict_templates.unchanged:
+        chat = form(conversation.as_chat(upstream.system, upstream.messages or ()))
+        upstream.system, upstream.messages = None, conversation.from_chat(chat)
     switches = thinking.apply(upstream, max_tokens, plan.info, refusals)
     body = api.encode(upstream)
     if switches:
@@ -129,7 +149,7 @@ def _complete(upstream: MessagesRequest, plan: ModelPlan) -> None:
 
 def _within(max_tokens: int | None, refusals: Sequence[AttemptFailed]) -> int | None:
     for refusal in refusals:
-        if max_tokens is not None and (found := _MAX_TOKENS.search(refusal.text)):
+        if max_tokens is not None and (found := limits.MAX_TOKENS.search(refusal.text)):
             max_tokens = min(max_tokens, int(found[1]))
     return max_tokens
 
@@ -139,7 +159,7 @@ def _put_first(upstream: Prompt, plan: ModelPlan) -> None:
     sent = upstream.messages or []
     own_system = 1 if sent and sent[0].role == "system" else 0
     if plan.messages:
-        upstream.messages = [*sent[:own_system], *messages.translated(plan.messages), *sent[own_system:]]
+        upstream.messages = [*sent[:own_system], *conversation.from_chat(plan.messages), *sent[own_system:]]
     if plan.defaults.system and not upstream.system and not own_system:
         system: list[Block] = [Text(plan.defaults.system)]
         upstream.system = system

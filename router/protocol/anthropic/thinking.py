@@ -37,6 +37,10 @@ def read_output(config: OutputConfig | None, former_format: OutputFormat | None)
     return None if read == OutputConfig() else read
 
 
+def is_refusal(failure: AttemptFailed) -> bool:
+    return refuses_budget(failure) or refuses_effort(failure) or refuses_switch(failure)
+
+
 def apply(
     upstream: Prompt, max_tokens: int | None, info: ModelInfo, refusals: Sequence[AttemptFailed] = ()
 ) -> dict[str, bool] | None:

@@ -14,7 +14,7 @@ from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 _STOPS = re.compile(r"stop: List should have at most (\d+) item")
 _UNKNOWN_FIELD = re.compile(r"stream_interval")
 """Servers that refuse unknown fields name the field."""
-_MAX_TOKENS = re.compile(r"max_tokens=\d+ cannot be greater than max_model_len=(\d+)")
+MAX_TOKENS = re.compile(r"max_(?:completion_)?tokens=\d+ cannot be greater than max_model_len=(\d+)")
 
 
 def is_too_long(failure: AttemptFailed) -> bool:
@@ -26,9 +26,7 @@ def is_stop_limit(failure: AttemptFailed) -> bool:
 
 
 def is_known(failure: AttemptFailed) -> bool:
-    return is_too_long(failure) or any(
-        pattern.search(failure.text) for pattern in (_STOPS, _MAX_TOKENS, _UNKNOWN_FIELD)
-    )
+    return is_too_long(failure) or any(pattern.search(failure.text) for pattern in (_STOPS, MAX_TOKENS, _UNKNOWN_FIELD))
 
 
 def within_limits(request: api.RequestT, refusals: Sequence[AttemptFailed]) -> api.RequestT | None:
@@ -43,7 +41,7 @@ def _within(request: api.RequestT, failure: AttemptFailed) -> api.RequestT:
     """Keeps the first stop strings."""
     if (found := _STOPS.search(failure.text)) and len(request.stop or ()) > int(found[1]):
         return msgspec.structs.replace(request, stop=(request.stop or [])[: int(found[1])] or None)
-    if (found := _MAX_TOKENS.search(failure.text)) and (request.max_tokens or 0) > int(found[1]):
+    if (found := MAX_TOKENS.search(failure.text)) and (request.max_tokens or 0) > int(found[1]):
         return msgspec.structs.replace(request, max_tokens=int(found[1]))
     if _UNKNOWN_FIELD.search(failure.text) and request.stream_interval is not None:
         return msgspec.structs.replace(request, stream_interval=None)

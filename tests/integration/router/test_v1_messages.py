@@ -23,6 +23,8 @@ COUNT = "/v1/messages/count_tokens"
 RATE: dict[str, Any] = {"tokens_per_second": 400, "ttft": 0.001, "answer_tokens": 12}
 QUICK = Options(model="tiny:latest", max_model_len=500, **RATE)
 AGENT = Options(model="agent", tool_calls=True, tool_parser=True, reasoning=True, **RATE)
+NO_SYSTEM = Options(model="no-system", strict_template="no-system", **RATE)
+SYSTEM_FIRST = Options(model="system-first", strict_template="system-first", **RATE)
 SLOW = Options(model="slow", tokens_per_second=20, ttft=0.001, answer_tokens=600)
 VECTORS = Options(model="vectors", embedding=True)
 PLAIN = Options(model="plain", chat_template=False)
@@ -35,6 +37,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def calm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
     workers = {"quick": QUICK, "agent": AGENT, "slow": SLOW, "vectors": VECTORS, "plain": PLAIN}
+    workers |= {"no-system": NO_SYSTEM, "system-first": SYSTEM_FIRST}
     async with fleet(tmp_path_factory.mktemp("state"), workers) as running:
         made = {"from": "tiny", "model": "pirate", "system": "be a pirate of the seven seas"}
         assert (await running.http.post("/api/create", json={**made, "stream": False})).status_code == 200
@@ -130,6 +133,16 @@ async def test_a_call_and_its_result_make_a_round_trip(calm: Fleet) -> None:
     ]
     second = await ask(calm, **fields, messages=[*HELLO, *turns])
     assert second.status_code == 200, second.text
+
+
+@pytest.mark.parametrize("path", [PATH, COUNT])
+@pytest.mark.parametrize("model", ["no-system", "system-first"])
+async def test_a_strict_template_gets_the_conversation_in_a_form_that_it_takes(
+    calm: Fleet, model: str, path: str
+) -> None:
+    late = [{"role": "assistant", "content": "hi"}, {"role": "system", "content": "be polite"}]
+    response = await ask(calm, path, model=model, system="be short", messages=[*HELLO, *HELLO, *late, *HELLO])
+    assert response.status_code == 200, response.text
 
 
 @pytest.mark.rule(121)
