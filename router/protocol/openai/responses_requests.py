@@ -105,7 +105,7 @@ class _Refused(msgspec.Struct, frozen=True):
 
 
 _decode = BodyDecoder(ResponsesRequest).decode
-_decode_refused = msgspec.json.Decoder(_Refused).decode
+_decode_refused = BodyDecoder(_Refused).decode
 
 
 def decode(body: bytes) -> ResponsesRequest:

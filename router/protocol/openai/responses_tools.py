@@ -22,6 +22,8 @@ BUILT_IN: Final = frozenset(
 )
 """Tools that a client only names. No worker runs them, and no model of a pool is trained on them: they are dropped."""
 _CALLABLE = ("function", "custom", "namespace")
+_ABSENT = msgspec.Raw()
+"""One object, because msgspec compares such defaults by identity when it leaves them out."""
 _CHOICES = ("none", "auto", "required")
 
 
@@ -35,7 +37,7 @@ class Tool(msgspec.Struct, frozen=True):
     type: str = ""
     name: str | None = None
     description: str | None = None
-    parameters: msgspec.Raw = msgspec.Raw()
+    parameters: msgspec.Raw = _ABSENT
     strict: bool | None = None
     format: Format | None = None
     tools: list[Tool] | None = None
@@ -56,7 +58,7 @@ class SentTool(msgspec.Struct, frozen=True, omit_defaults=True):
     type: str
     name: str
     description: str | None = None
-    parameters: msgspec.Raw = msgspec.Raw()
+    parameters: msgspec.Raw = _ABSENT
     strict: bool | None = None
     tools: list[SentTool] | None = None
 

@@ -163,8 +163,14 @@ def test_invalid_fields_are_refused(fields: dict[str, Any], text: str, param: st
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize(("body", "text"), [(b"", "EOF"), (b"{", "not valid JSON"), (b"[]", "must be a JSON object")])
-def test_a_body_that_is_no_object_is_refused(body: bytes, text: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        *((b"", "EOF"), (b"{", "not valid JSON"), (b"[]", "must be a JSON object")),
+        (b'{"model":"X","input":"x","previous_response_id":1e999}', "Invalid value for 'previous_response_id'"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_refused(body: bytes, text: str) -> None:
     with pytest.raises(BadRequest, match=text):
         OPERATION.decode(body)
 

@@ -39,6 +39,12 @@ def test_functions_keep_what_vllm_reads() -> None:
     assert select([tool])["sent"] == [function(strict=True, description="d")]
 
 
+@pytest.mark.parametrize("fields", [{}, {"parameters": None}])
+def test_a_function_needs_no_parameters(fields: dict[str, Any]) -> None:
+    tool = {"type": "function", "name": "f", **fields}
+    assert select([tool, {**SPACE, "tools": [tool]}])["sent"] == [tool, {**SPACE, "tools": [tool]}]
+
+
 def test_functions_of_namespaces_stay_in_them() -> None:
     assert select([{**SPACE, "tools": [*SPACE["tools"], CUSTOM]}])["sent"] == [SPACE]  # type: ignore[misc]
 
