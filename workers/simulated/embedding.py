@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from vllama_pool.workers.simulated import context, errors, jobs, vocabulary
+from vllama_pool.workers.simulated import context, errors, prompts, vocabulary
 from vllama_pool.workers.simulated.errors import ApiError, HttpResponse
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.shapes import EmbeddingRequest
@@ -23,7 +23,7 @@ FIRST, LAST = vocabulary.IM_START, vocabulary.IM_END
 def answer(body: EmbeddingRequest, options: Options) -> HttpResponse:
     """Raises ApiError."""
     data, count = [], 0
-    for index, prompt in enumerate(jobs.prompts(body.input)):
+    for index, prompt in enumerate(prompts.as_prompts(body.input)):
         tokens = tokenize(prompt, body.truncate_prompt_tokens, options.max_model_len)
         count += len(tokens)
         values = vector(tokens, options.dimensions, unit=body.use_activation is not False)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from vllama_pool.workers.simulated import errors, faults, jobs, messages_requests, responses_requests
+from vllama_pool.workers.simulated import errors, faults, messages_requests, prompts, responses_chat, responses_requests
 from vllama_pool.workers.simulated.chat import ChatStream, chat_response
 from vllama_pool.workers.simulated.collector import Collector
 from vllama_pool.workers.simulated.completions import CompletionStream, completion_response
@@ -80,8 +80,8 @@ class Inference:
     def responses(self, request: Request, exchange: Exchange, fault: faults.RequestFault | None) -> None:
         """Raises ApiError."""
         body = parse_responses(request.body, request.headers.get("content-type", ""))
-        jobs.check_model(body.model, self._options)
-        chat = responses_requests.as_chat(body)
+        prompts.check_model(body.model, self._options)
+        chat = responses_chat.as_chat(body)
         job = chat_job(chat, self._options, RESPONSES, None, request=responses_requests.repeated(body))
         self._start(job, exchange, fault)
 

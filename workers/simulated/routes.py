@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from vllama_pool.workers.simulated import embedding, errors, faults, jobs, scoring, vocabulary
+from vllama_pool.workers.simulated import embedding, errors, faults, prompts, scoring, vocabulary
 from vllama_pool.workers.simulated.engine_loop import EngineLoop
 from vllama_pool.workers.simulated.errors import ApiError, HttpResponse
 from vllama_pool.workers.simulated.http_server import Exchange, Request
@@ -199,8 +199,8 @@ class Routes:
 
     def _tokenize(self, request: Request) -> HttpResponse:
         body = parse_tokenize(request.body, request.headers.get("content-type", ""))
-        jobs.check_model(body.model, self._options)
-        text = jobs.rendered(body, self._options) if isinstance(body, TokenizeChat) else body.prompt
+        prompts.check_model(body.model, self._options)
+        text = prompts.rendered(body, self._options) if isinstance(body, TokenizeChat) else body.prompt
         tokens = vocabulary.encode(text)
         if self._options.embedding:
             tokens = embedding.add_special_tokens(tokens)
@@ -218,13 +218,13 @@ class Routes:
         body = parse_count(request.body, request.headers.get("content-type", ""))
         with errors.shaped(errors.anthropic):
             chat = as_chat(body, one_system=bool(self._options.strict_template))
-            jobs.check_model(chat.model, self._options)
-            count = len(jobs.limited(jobs.rendered(chat, self._options), chat, self._options))
+            prompts.check_model(chat.model, self._options)
+            count = len(prompts.limited(prompts.rendered(chat, self._options), chat, self._options))
         return _json({"input_tokens": count, "context_management": {"original_input_tokens": count}})
 
     def _detokenize(self, request: Request) -> HttpResponse:
         body = parse_detokenize(request.body, request.headers.get("content-type", ""))
-        jobs.check_model(body.model, self._options)
+        prompts.check_model(body.model, self._options)
         if max(body.tokens, default=0) >= 2**32:
             raise ApiError("number too large to fit in target type")
         return _json({"prompt": vocabulary.decode(filter(vocabulary.is_known, body.tokens))})

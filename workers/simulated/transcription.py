@@ -23,8 +23,9 @@ from vllama_pool.workers.simulated.collector import Collected
 from vllama_pool.workers.simulated.counts import Counts
 from vllama_pool.workers.simulated.errors import ApiError, parameter
 from vllama_pool.workers.simulated.generation import Ending
-from vllama_pool.workers.simulated.jobs import Format, Job, check_model
+from vllama_pool.workers.simulated.jobs import Format, Job
 from vllama_pool.workers.simulated.options import Options
+from vllama_pool.workers.simulated.prompts import check_model
 from vllama_pool.workers.simulated.shapes import Int64, Shape
 from vllama_pool.workers.simulated.streams import ResponseHead
 from vllama_pool.workers.simulated.validation import validate

@@ -12,7 +12,8 @@ from tests.unit.workers.simulated.test_streams import CALLS, TOKENS, Written, st
 from vllama_pool.workers.simulated.answers import Token
 from vllama_pool.workers.simulated.errors import ApiError
 from vllama_pool.workers.simulated.responses import ResponsesStream
-from vllama_pool.workers.simulated.responses_requests import as_chat, parse_responses, repeated
+from vllama_pool.workers.simulated.responses_chat import as_chat
+from vllama_pool.workers.simulated.responses_requests import parse_responses, repeated
 from vllama_pool.workers.simulated.shapes import AssistantMessage, ChatBody
 
 TOOL = {"type": "function", "name": "f", "parameters": {}}
