@@ -11,14 +11,15 @@ from vllama_pool.router.errors import BadRequest
 from vllama_pool.router.protocol.openai.messages import NO_FILES, ImageLink, Message, Part, check_data_uri
 from vllama_pool.router.protocol.openai.responses_items import Content, Item
 from vllama_pool.router.protocol.openai.responses_reasoning import readable
-from vllama_pool.router.protocol.openai.responses_tools import flat_name
+from vllama_pool.router.protocol.openai.responses_tools import Tool, flat_name
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.request_body import missing_field
 
+BRINGS_TOOLS: Final = ("additional_tools", "tool_search_output")
 DROPPED: Final = frozenset(
     {
         *("web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call"),
-        *("computer_call", "computer_call_output", "tool_search_call", "tool_search_output", "additional_tools"),
+        *("computer_call", "computer_call_output", "tool_search_call", *BRINGS_TOOLS),
         *("mcp_list_tools", "mcp_call", "mcp_approval_request", "mcp_approval_response"),
         *("program", "program_output", "configuration_update", "ghost_snapshot"),
     }
@@ -61,6 +62,13 @@ def conversation(request_input: str | Sequence[Item], instructions: str | None) 
     if not reader.messages:
         raise BadRequest("'input' has no messages; send one", param="input")
     return [*first, *reader.messages]
+
+
+def brought_tools(request_input: str | Sequence[Item]) -> list[Tool]:
+    """Return the tools of items."""
+    if isinstance(request_input, str):
+        return []
+    return [tool for item in request_input if item.type in BRINGS_TOOLS for tool in item.tools or ()]
 
 
 def unfinished(request_input: str | Sequence[Item]) -> str | None:
@@ -163,7 +171,7 @@ def _name(kind: str, item: Item, path: str) -> str:
     name = _CALLS[kind] or item.name
     if name is None:
         raise missing_field(f"{path}.name")
-    return flat_name(item.namespace, name)
+    return name if kind == "custom_tool_call" else flat_name(item.namespace, name)
 
 
 def _arguments(kind: str, item: Item, path: str) -> str:

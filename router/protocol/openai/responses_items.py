@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from vllama_pool.router.protocol.openai.responses_tools import Tool
 from vllama_pool.router.protocol.vllm import api
 
 
@@ -32,6 +33,7 @@ class Item(msgspec.Struct, frozen=True):
     output: msgspec.Raw = msgspec.Raw()
     summary: list[Content] | None = None
     encrypted_content: str | None = None
+    tools: list[Tool] | None = None
     action: msgspec.Raw = msgspec.Raw()
     operation: msgspec.Raw = msgspec.Raw()
 

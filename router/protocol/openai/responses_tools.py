@@ -1,6 +1,7 @@
 """The tools of /v1/responses.
 
-vLLM calls functions, custom tools, and the functions of namespaces, which it shows as NAMESPACE__FUNCTION.
+vLLM calls functions, custom tools, and the functions of namespaces, which it shows as NAMESPACE__FUNCTION. Clients may
+also bring tools as items of `input`.
 """
 
 from __future__ import annotations
@@ -118,10 +119,12 @@ def _callable(tools: Sequence[Tool], path: str) -> Iterator[SentTool]:
 
 
 def _namespace(tool: Tool, name: str, path: str) -> Iterator[SentTool]:
-    """vLLM wants a description, and leaves out all but functions."""
-    functions = [each for each in _callable(tool.tools or (), path) if each.type == "function"]
+    """vLLM wants a description, and leaves out all but functions, so custom tools leave the namespace."""
+    inner = list(_callable(tool.tools or (), path))
+    functions = [each for each in inner if each.type == "function"]
     if functions:
         yield SentTool("namespace", name, tool.description or "", tools=functions)
+    yield from (each for each in inner if each.type == "custom")
 
 
 def _described(tool: Tool) -> str | None:

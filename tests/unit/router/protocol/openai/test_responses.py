@@ -356,3 +356,12 @@ def test_other_streams_need_no_trial(fields: dict[str, Any]) -> None:
 
 def test_a_refused_trial_reaches_the_client() -> None:
     assert adapted("Grammar error: type must be a string or array of strings", stream=True, text=SCHEMA) is None
+
+
+@pytest.mark.parametrize("kind", ["additional_tools", "tool_search_output"])
+def test_items_bring_tools(kind: str) -> None:
+    item = {"type": kind, "role": "developer", "tools": [{**FUNCTION, "name": "g"}, {"type": "web_search"}]}
+    body = sent(tools=[FUNCTION], input=[item, USER])
+    assert [tool["name"] for tool in body["tools"]] == ["f", "g"]
+    assert body["input"] == [USER]
+    assert sent(input=[item, USER], tool_choice="required")["tool_choice"] == "required"

@@ -103,7 +103,7 @@ def test_reasoning_that_only_openai_can_read_is_dropped() -> None:
 
 
 def test_a_custom_tools_call_has_its_input_as_argument() -> None:
-    call = {"type": "custom_tool_call", "call_id": "1", "name": "patch", "input": 'a "b"'}
+    call = {"type": "custom_tool_call", "call_id": "1", "name": "patch", "namespace": "n", "input": 'a "b"'}
     output = {"type": "custom_tool_call_output", "call_id": "1", "output": "done"}
     assert sent(USER, call, output)[1:] == [
         {"type": "function_call", "call_id": "1", "name": "patch", "arguments": '{"input":"a \\"b\\""}'},

@@ -46,7 +46,12 @@ def test_a_function_needs_no_parameters(fields: dict[str, Any]) -> None:
 
 
 def test_functions_of_namespaces_stay_in_them() -> None:
-    assert select([{**SPACE, "tools": [*SPACE["tools"], CUSTOM]}])["sent"] == [SPACE]  # type: ignore[misc]
+    assert select([SPACE])["sent"] == [SPACE]
+
+
+def test_custom_tools_leave_their_namespace() -> None:
+    assert select([{**SPACE, "tools": [function("f"), CUSTOM, function("g")]}])["sent"] == [SPACE, CUSTOM]
+    assert select([{**SPACE, "tools": [CUSTOM]}])["sent"] == [CUSTOM]
 
 
 def test_a_namespace_without_a_description_gets_an_empty_one() -> None:
