@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -12,8 +13,9 @@ from tests.support.clients.checks import GREETING, OPTIONS
 from tests.support.clients.fleets import ChatFleet, SlowFleet
 from tests.support.clients.openai_scenarios import OpenAIScenarioTests, ResponsesScenarioTests
 from tests.support.clients.stock_clients import StockClient, client, started
-from tests.support.clients.v1_scenarios import V1ScenarioTests, for_v1_clients_with, raised_by
+from tests.support.clients.v1_scenarios import V1ScenarioTests, api, for_v1_clients_with, raised_by
 from tests.support.fleet.live import Fleet, fleet
+from tests.support.vllm.weather_tool import TOOL
 from vllama_pool.config.api_keys import ApiKey, digest
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.workers.simulated.faults import INFERENCE, Error, Status
@@ -47,6 +49,17 @@ FAILING = Options(
     ),
 )
 AWAY = RoutingTable(models=(ModelRoute(name="away", serve=(ServeTarget("not-there"),)),))
+PARALLEL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "openai": (
+        {"choice": "auto", "options": OPTIONS},
+        {"choice": "auto", "options": {**OPTIONS, "parallel_tool_calls": False}},
+    ),
+    "anthropic": (
+        {"choice": {"type": "auto"}, "options": OPTIONS},
+        {"choice": {"type": "auto", "disable_parallel_tool_use": True}, "options": OPTIONS},
+    ),
+}
+"""Arguments of `tool_choice` with and without parallel calls, by the API's name."""
 ERRORS = [("too many", "RateLimitError", 429), ("fail", "InternalServerError", 500)]
 
 
@@ -82,7 +95,18 @@ def slow_fleet(running: Fleet) -> SlowFleet:
     return SlowFleet(running.url, SLOW.model, "hello", running["d"].url, SLOW.answer_tokens)
 
 
-class TestSimulated(V1ScenarioTests): ...
+class TestSimulated(V1ScenarioTests):
+    @for_v1_clients_with("tool_choice")
+    async def test_parallel_tool_calls_can_be_turned_off(self, client: StockClient, chat_fleet: ChatFleet) -> None:
+        """A simulated worker calls a tool once per mention of the weather."""
+        both = {"question": "the weather in Paris, and the weather in Rome", "tools": [TOOL]}
+        call = {"name": "get_weather", "arguments": chat_fleet.tool_arguments}
+        parallel, single = PARALLEL[api(client)]
+        result = await client.run("tool_choice", chat_fleet.at, **both, **parallel)
+        assert result["whole"] == result["streamed"] == [call, call]
+        assert len(set(result["ids"])) == 4
+        result = await client.run("tool_choice", chat_fleet.at, **both, **single)
+        assert result["whole"] == result["streamed"] == [call]
 
 
 class TestSimulatedOpenAI(OpenAIScenarioTests): ...

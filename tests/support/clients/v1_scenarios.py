@@ -39,6 +39,16 @@ ELSEWHERE = {
     "anthropic": ("count_tokens", "beta"),
 }
 """Routes other than chat, by the API's name."""
+BAD_FIELDS: tuple[dict[str, Any], ...] = (
+    *({"temperature": "hot"}, {"temperature": 9}, {"top_p": []}, {"messages": []}),
+    *({"chat_template": "x"}, {"cache_salt": "x"}, {"priority": 1}),
+)
+_AWAY = "http://127.0.0.1:9/picture.png"
+PICTURES = {
+    "openai": {"type": "image_url", "image_url": {"url": _AWAY}},
+    "anthropic": {"type": "image", "source": {"type": "url", "url": _AWAY}},
+}
+"""Images by URL, by the API's name."""
 WHAT = {"question": WEATHER, "options": OPTIONS}
 CITIES = ("Paris", "Rome")
 
@@ -210,9 +220,18 @@ class V1ScenarioTests:
 
     @for_v1_clients_with("bad_request")
     async def test_a_bad_request_raises_bad_request(self, client: StockClient, chat_fleet: ChatFleet) -> None:
-        for fields in ({"temperature": "hot"}, {"temperature": 9}, {"top_p": []}, {"messages": []}):
+        for fields in BAD_FIELDS:
             error = await raised_by(client, "bad_request", chat_fleet.at, fields=fields)
             assert (error.kind, error.status) == ("BadRequestError", 400), fields
+
+    @for_v1_clients_with("bad_request")
+    async def test_an_image_by_url_raises_bad_request_with_the_cure(
+        self, client: StockClient, chat_fleet: ChatFleet
+    ) -> None:
+        fields = {"messages": [{"role": "user", "content": [PICTURES[api(client)]]}]}
+        error = await raised_by(client, "bad_request", chat_fleet.at, fields=fields)
+        assert error.kind == "BadRequestError"
+        assert "base64" in error.message
 
     @for_v1_clients_with("embedding_model_in_chat")
     async def test_a_chat_with_an_embedding_model_raises_bad_request(
