@@ -61,6 +61,11 @@ def by_item(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return found
 
 
+def of_item(events: list[dict[str, Any]], id_: str) -> list[dict[str, Any]]:
+    """The events of an item, wherever they are: Ollama does not end a text before a call."""
+    return [event for event in events if id_ in (event.get("item_id"), event.get("item", {}).get("id"))]
+
+
 def deltas(item: list[dict[str, Any]], kind: str) -> str:
     """Require deltas of one kind that add up to the event of their end, and return their text."""
     parts = [event for event in item if event["type"] == f"{kind}.delta"]
@@ -116,9 +121,13 @@ async def responses_stream_the_arguments_of_calls(server: CheckedServer) -> None
     calls = of_type(output(found[-1]["response"]), "function_call")
     if not calls:
         raise Skipped(f"{server.model('tools')} did not call the tool")
-    streamed_calls = [item for item in by_item(found) if item[0]["item"].get("type") == "function_call"]
-    same("count of calls", len(calls), len(streamed_calls))
-    for call, item in zip(calls, streamed_calls, strict=True):
+    begun = [
+        event["item"] for event in found if event["type"] == ADDED and event["item"].get("type") == "function_call"
+    ]
+    same("count of calls", len(calls), len(begun))
+    for call, started in zip(calls, begun, strict=True):
+        item = of_item(found, field(started, "id", str))
+        same("first and last event", [ADDED, DONE], [item[0]["type"], item[-1]["type"]])
         same("arguments", call.get("arguments"), deltas(item, "response.function_call_arguments"))
         same("name", "get_weather", field(item[0]["item"], "name", str))
         same("call_id", call.get("call_id"), field(item[0]["item"], "call_id", str))
