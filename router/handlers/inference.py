@@ -15,6 +15,7 @@ from vllama_pool.router.errors import ClientError, NoWorker
 from vllama_pool.router.offload import INLINE_BYTES
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, RunningUse
 from vllama_pool.router.protocol.ollama.not_found import unknown_model
+from vllama_pool.router.protocol.openai.form import is_form
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operation
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
@@ -27,6 +28,7 @@ from vllama_pool.router.server.asgi import (
     Scope,
     Send,
     decode_body,
+    header,
     read_body,
     send_error,
     send_response,
@@ -65,7 +67,7 @@ class InferenceHandler:
         try:
             body = await read_body(receive, self.body_limit)
             arrived = self.clock.monotonic_ns()
-            decode = operation.decode
+            decode = operation.decode if operation.decode_form is None else _form_decoder(operation, scope)
             request = decode(body) if len(body) <= DECODED_INLINE else await decode_body(decode, body)
             record.requested, record.stream = request.model[:LOGGED_TEXT_LENGTH], request.stream
             resolution = self._resolve(operation, request.model, record)
@@ -117,3 +119,11 @@ class InferenceHandler:
             raise
         record.model = resolution.model
         return resolution
+
+
+def _form_decoder(operation: Operation[Any], scope: Scope) -> Callable[[bytes], Any]:
+    """Return the decoder for the request's Content-Type."""
+    content_type = header(scope, b"content-type") or ""
+    if operation.decode_form is None or not is_form(content_type):
+        return operation.decode
+    return partial(operation.decode_form, content_type)

@@ -155,3 +155,5 @@ class Operation(Generic[RequestT]):
 
     Raises Refused.
     """
+    decode_form: Callable[[str, bytes], RequestT] | None = None
+    """Decodes a body in multipart/form-data, given its Content-Type. Raises ClientError."""

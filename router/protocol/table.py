@@ -16,7 +16,15 @@ from vllama_pool.router.protocol.ollama.messages import translated_defaults
 from vllama_pool.router.protocol.ollama.model_plan import ModelPlans as OllamaPlans
 from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
 from vllama_pool.router.protocol.openai import chat as chat_completions
-from vllama_pool.router.protocol.openai import completions, embeddings, pooling, responses, scoring, tokenization
+from vllama_pool.router.protocol.openai import (
+    completions,
+    embeddings,
+    pooling,
+    responses,
+    scoring,
+    tokenization,
+    transcription,
+)
 from vllama_pool.router.protocol.openai.responses_trial import Trials
 from vllama_pool.router.protocol.operation import Clock, HasModel, Operation
 from vllama_pool.router.protocol.vllm import api
@@ -29,7 +37,14 @@ _WRITERS = 1024
 def operations(clock: Clock, stall_timeout: float = 120.0, max_choices: int = 16) -> tuple[Operation[Any], ...]:
     """`clock` dates responses that need no worker. `stall_timeout`: seconds of silence that count as a stall.
     `max_choices`: the largest `n` of OpenAI's requests."""
-    return (*_ollama(clock, stall_timeout), *_openai(max_choices), *_pooling(), *_tokenization(), *_anthropic())
+    return (
+        *_ollama(clock, stall_timeout),
+        *_openai(max_choices),
+        *_pooling(),
+        *_tokenization(),
+        *_audio(),
+        *_anthropic(),
+    )
 
 
 def _openai(max_choices: int) -> tuple[Operation[Any], ...]:
@@ -170,6 +185,24 @@ def _tokenization() -> tuple[Operation[Any], ...]:
             not_found=generation_text,
             content_type=_json,
         ),
+    )
+
+
+def _audio() -> tuple[Operation[Any], ...]:
+    return tuple(
+        Operation(
+            name=f"v1 {task}",
+            path=f"/v1/audio/{task}",
+            decode=transcription.decode,
+            decode_form=transcription.decode_form,
+            check=transcription.check,
+            prepare=partial(transcription.prepare, f"/v1/audio/{task}"),
+            adapt=transcription.adapt,
+            translator=transcription.translator,
+            not_found=generation_text,
+            content_type=transcription.content_type,
+        )
+        for task in ("transcriptions", "translations")
     )
 
 

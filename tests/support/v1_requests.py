@@ -5,18 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from vllama_pool.router.protocol.clock import SystemClock
-from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.protocol.table import operations
 
 PATHS = tuple(each.path for each in operations(SystemClock()) if not each.path.startswith("/api/"))
 """The paths of the table that are not Ollama's own."""
-JSON_PATHS = tuple(path for path in PATHS if path != "/v1/audio/transcriptions")
-UNSERVED = tuple(
-    each.path
-    for each in FIXED_ROUTES
-    if each.path.startswith("/v1/") and each.methods == ("POST",) and each.path not in PATHS
-)
-"""Refused with a 501."""
+JSON_PATHS = tuple(path for path in PATHS if not path.startswith("/v1/audio/"))
+"""Those that take JSON; the others take forms."""
 MESSAGES = [{"role": "user", "content": "hello"}]
 PAIR = {"text_1": "hello", "text_2": "hello"}
 RANKED = {"query": "hello", "documents": ["hello"]}

@@ -19,6 +19,7 @@ from vllama_pool.router.protocol.openai import (
     responses_tools,
     scoring,
     tokenization,
+    transcription,
 )
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.server.zstd_body import ZSTD_PATHS
@@ -39,6 +40,7 @@ BODIES: dict[str, tuple[type[msgspec.Struct], Iterable[str]]] = {
     "/v1/score": (scoring.ScoreRequest, scoring.REFUSED),
     "/tokenize": (tokenization.TokenizeRequest, tokenization.REFUSED),
     "/detokenize": (tokenization.DetokenizeRequest, ()),
+    "/v1/audio/transcriptions": (transcription.TranscriptionRequest, transcription.REFUSED),
 }
 """The struct of each route's body, and the fields that are refused."""
 UNKNOWN_TO_VLLM = {"/v1/responses": {"max_tokens", "stream_interval", "truncate_prompt_tokens"}}

@@ -26,6 +26,7 @@ def describe(model: str, flags: Flags, seen: Observed, env: Mapping[str, str]) -
         if info.architecture
         else msgspec.structs.replace(
             info,
+            capabilities=(*info.capabilities, *(("audio",) if flags.on("--transcription") else ())),
             architecture=ARCHITECTURE,
             parameter_count=parameters,
             size=parameters * BYTES_PER_PARAMETER,

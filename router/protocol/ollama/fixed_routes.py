@@ -25,7 +25,6 @@ NO_FILES = (
 )
 NO_RESPONSES = "no response is stored, because the pool keeps no state between requests; send the whole conversation"
 NOT_SIGNED_IN = "you are not currently signed in"
-_ALTERNATIVE = "use /v1/chat/completions, or /api/chat, /api/generate or /api/embed"
 
 BAD_DIGEST = "invalid digest format"
 DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}\Z")
@@ -82,11 +81,6 @@ def blob(request: FixedRequest) -> DirectResponse:
     return DirectResponse(encode({"error": NO_FILES}), 501)
 
 
-def _v1(name: str) -> FixedRoute:
-    path = f"/v1/{name}"
-    return FixedRoute(path, ("POST",), refused(501, f"{path} is not supported: {_ALTERNATIVE}"))
-
-
 FIXED_ROUTES = (
     FixedRoute("/", ("HEAD", "GET"), always(RUNNING, content_type=TEXT)),
     FixedRoute("/health", ("HEAD", "GET"), always(b"OK", content_type=TEXT)),
@@ -107,5 +101,4 @@ FIXED_ROUTES = (
         refused(403, "ollama cloud is disabled: web fetch is unavailable"),
     ),
     FixedRoute("/v1/responses/{id:str}", ("GET", "DELETE"), refused(404, NO_RESPONSES)),
-    _v1("audio/transcriptions"),
 )

@@ -17,7 +17,7 @@ class ChunkStream(EventStream):
 
     marks = (b'"usage"', b'"error"', b"[DONE]", b'"finish_reason":"')
 
-    __slots__ = ("_choices", "_finished", "_include_usage", "_named", "_prefix")
+    __slots__ = ("_choices", "_finished", "_include_usage", "_named", "_prefix", "_reads_all")
 
     def __init__(self, name: str, choices: int, include_usage: bool) -> None:
         """`choices`: their number. `include_usage`: the client asked for the event with the usage."""
@@ -27,12 +27,16 @@ class ChunkStream(EventStream):
         self._finished: set[int] = set()
         self._prefix = self._named = b""
         """Begin of each event, up to the model's name, and its replacement."""
+        self._reads_all = False
+        """The name has to be replaced, and the events do not begin as vLLM's."""
 
     def passed(self, data: bytes, count: int) -> bytes | None:
         if self._prefix != self._named:
             if data.count(self._prefix) != count:
                 return None
             data = data.replace(self._prefix, self._named)
+        elif self._reads_all:
+            return None
         return both_reasonings(data)
 
     def read(self, event: bytes, payload: bytes) -> bytes:
@@ -90,5 +94,6 @@ class ChunkStream(EventStream):
             if self._prefix and event.startswith(self._prefix):
                 event = self._named + event[len(self._prefix) :]
             else:
+                self._reads_all = not self._prefix
                 event = b"data: %b\n\n" % with_model(payload, served, self.name)
         return both_reasonings(event)

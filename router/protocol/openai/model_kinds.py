@@ -44,3 +44,12 @@ def _generates(info: ModelInfo) -> bool:
 EMBEDDING: Final = Kind("embeddings", "use an embedding model", _generates)
 RERANKING: Final = Kind("reranking", "use a reranker (a cross-encoder) or an embedding model", _generates)
 SCORING: Final = Kind("scores", "use a cross-encoder or an embedding model", _generates)
+
+
+def _is_deaf(info: ModelInfo) -> bool:
+    """The files of a model that generates say whether it hears; a transcriber's capabilities are empty."""
+    generates = "completion" in info.capabilities and bool(info.architecture)
+    return "audio" not in info.capabilities and (generates or "embedding" in info.capabilities)
+
+
+TRANSCRIPTION: Final = Kind("transcription", "use a speech-to-text model, such as Whisper", _is_deaf)

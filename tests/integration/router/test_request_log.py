@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
-from tests.support.v1_requests import JSON_PATHS, PATHS, UNSERVED
+from tests.support.v1_requests import JSON_PATHS, PATHS
 from tests.support.v1_requests import body as v1_body
 from vllama_pool.config.api_keys import ApiKey, digest
 from vllama_pool.router.server.dispatch import Dispatcher
@@ -117,7 +117,6 @@ def refused() -> list[Case]:
         Case("PUT", "/api/create", 405),
         *(Case("POST", path, 413, body=b" " * 3000) for path in ("/api/chat", "/api/show", "/api/create", "/api/push")),
         Case("POST", "/api/chat", 415, body=b"x", headers={"content-encoding": "gzip"}),
-        *(Case("POST", path, 501, body={}) for path in UNSERVED),
         *(Case("POST", f"/api/experimental/{name}", 403, body={}) for name in ("web_search", "web_fetch")),
     ]
 

@@ -163,7 +163,8 @@ async def test_a_query_changes_nothing(running: Fleet, path: str) -> None:
     for query in ("?beta=true", "?", "?a=b&beta=true&x=%2Fapi%2Fchat"):
         answer = await running.http.post(path + query, content=b"{")
         assert message(answer, path, 400)
-        assert "not found" in message(await running.http.post(path + query, json=body(path, "nope")), path, 404)
+        if path in JSON_PATHS:
+            assert "not found" in message(await running.http.post(path + query, json=body(path, "nope")), path, 404)
 
 
 @pytest.mark.rule(36)

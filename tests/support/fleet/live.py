@@ -150,6 +150,8 @@ def model(options: Options) -> ModelInfo:
     capabilities = ["embedding"] if options.embedding else ["completion"]
     if options.tool_calls:
         capabilities.append("tools")
+    if options.transcription:
+        capabilities.append("audio")
     if options.reasoning:
         capabilities.append("thinking")
     return ModelInfo(

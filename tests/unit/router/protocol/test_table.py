@@ -31,6 +31,8 @@ def test_the_table_has_every_inference_endpoint() -> None:
         ("v1 score", "/v1/score"),
         ("tokenize", "/tokenize"),
         ("detokenize", "/detokenize"),
+        ("v1 transcriptions", "/v1/audio/transcriptions"),
+        ("v1 translations", "/v1/audio/translations"),
     }
 
 

@@ -121,13 +121,6 @@ def test_web_search_and_fetch_are_disabled(what: str) -> None:
     assert json.loads(reply.body) == {"error": f"ollama cloud is disabled: web {what} is unavailable"}
 
 
-def test_unserved_v1_endpoints_use_their_clients_error_format() -> None:
-    openai = respond("POST", "/v1/audio/transcriptions")
-    assert openai.status == 501
-    assert json.loads(openai.body)["error"]["type"] == "api_error"
-    assert "use /v1/chat/completions" in json.loads(openai.body)["error"]["message"]
-
-
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_no_response_is_stored(method: str) -> None:
     reply = respond(method, "/v1/responses/resp_1")

@@ -47,6 +47,14 @@ def test_events_pass_with_the_models_name_as_the_client_spelled_it() -> None:
     assert (relayed.done, relayed.failure, relayed.usage) == (True, None, Usage(9, 3, "stop"))
 
 
+def test_every_event_of_another_form_gets_the_clients_name() -> None:
+    relayed = stream()
+    spaced = [json.dumps({"choices": [{"index": 0, "delta": {"content": "a"}}], "model": "served"}).encode()] * 5
+    out = b"".join(relayed.feed(b"data: %b\n\n" % each) for each in spaced)
+    assert out.count(b'"model":"Mine"') == 5
+    assert b"served" not in out
+
+
 @pytest.mark.parametrize("size", [1, 7, 100, 10_000])
 def test_a_stream_may_be_split_anywhere(size: int) -> None:
     relayed = stream()
