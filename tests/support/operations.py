@@ -93,6 +93,20 @@ _ENDS: dict[str, Callable[[str], bool]] = {
 }
 
 
+def ends_with_error(request: Request, text: str) -> bool:
+    """True for a stream with content that ends with an error in the format of the request's API."""
+    if request.path.startswith("/api/"):
+        *lines, last = text.splitlines()
+        return bool(lines) and set(json.loads(last)) == {"error"}
+    *events, last = text.removesuffix("\n\n").split("\n\n")
+    data = json.loads(last.rpartition("data: ")[2])
+    if not events:
+        return False
+    if request.path == "/v1/responses":
+        return bool(data["type"] == "response.failed" and data["response"]["error"]["message"])
+    return bool(data["error"]["message"]) and (request.path != "/v1/messages" or data["type"] == "error")
+
+
 def error_text(request: Request, response: httpx.Response) -> str:
     """Return the message of an error in the format of the request's API. Raises KeyError for another format."""
     found = response.json()

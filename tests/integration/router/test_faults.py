@@ -9,6 +9,7 @@ import random
 import signal
 import struct
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support import operations
 from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
 from vllama_pool.workers.registry import embedded
@@ -206,6 +208,57 @@ async def test_no_request_fails_while_a_worker_comes_and_goes(tmp_path: Path, re
         assert results.failed == []
         assert any(record.get("failures") for record in running.records()), "some attempts did meet it"
         assert share < 0.2
+
+
+async def test_a_worker_killed_under_mixed_load_costs_only_streams_that_had_begun(
+    tmp_path: Path, record_property: Figures
+) -> None:
+    """All operations at once; the others end with an error in the format of their API."""
+    chats = dict.fromkeys(("a", "b", "c"), QUICK)
+    embedders = {name: Options(model="embedder", embedding=True, slots=32) for name in ("d", "e")}
+    answered, broken, failed = Counter[str](), Counter[str](), list[str]()
+    stopping = asyncio.Event()
+    turns = asyncio.Lock()  # one quick request at a time, so that generations get their share
+
+    async def ask(request: operations.Request) -> None:
+        body = request.body("embedder" if request.embeds else MODEL)
+        while not stopping.is_set():
+            async with turns if request.stream is None else contextlib.nullcontext():
+                response = await running.http.post(request.path, json=body)
+            if operations.is_whole(request, response):
+                answered[request.path] += 1
+            elif request.stream and response.status_code == 200 and operations.ends_with_error(request, response.text):
+                broken[request.path] += 1
+            else:
+                failed.append(f"{request} {response.status_code} {response.text[-300:]}")
+
+    async def wait_for_more() -> None:
+        before = answered.copy()
+        await auntil(lambda: all(answered[each.path] > before[each.path] + 3 for each in operations.REQUESTS), 60)
+
+    async with fleet(tmp_path, chats | embedders) as running, asyncio.TaskGroup() as tasks:
+        for request in operations.REQUESTS:
+            tasks.create_task(ask(request))
+        try:
+            for _ in range(3):
+                await wait_for_more()
+                await auntil(lambda: running["c"].running > 1, 30, "the worker to be busy")
+                for name in ("c", "e"):
+                    running[name].vanish()
+                await wait_for_more()
+                for name in ("c", "e"):
+                    await running[name].listen()
+        finally:
+            stopping.set()
+    retried = sum(1 for record in running.records() if record.get("failures") and record["outcome"] == "complete")
+    record_property(
+        "figure",
+        f"two workers killed three times under mixed load: {answered.total()} requests of {len(answered)} paths "
+        f"answered, {retried} of them after a failure, {broken.total()} streams broken, {len(failed)} failed",
+    )
+    assert failed == []
+    assert retried > 0
+    assert set(broken) <= {each.path for each in operations.REQUESTS if each.stream}
 
 
 async def test_a_retry_storm_is_bounded(tmp_path: Path, record_property: Figures) -> None:
