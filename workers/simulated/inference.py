@@ -81,7 +81,7 @@ class Inference:
         """Raises ApiError."""
         body = parse_responses(request.body, request.headers.get("content-type", ""))
         prompts.check_model(body.model, self._options)
-        chat = responses_chat.as_chat(body)
+        chat = responses_chat.as_chat(body, calls=self._options.tool_parser)
         job = chat_job(chat, self._options, RESPONSES, None, request=responses_requests.repeated(body))
         self._start(job, exchange, fault)
 

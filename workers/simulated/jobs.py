@@ -179,7 +179,8 @@ def _check_chat(body: ChatBody, options: Options) -> None:
     if body.tools and body.tool_choice == "required" and not options.tool_parser:
         raise ApiError('tool_choice="required" requires --tool-call-parser to be set')
     if body.tools and isinstance(body.tool_choice, NamedTool) and not options.tool_parser:
-        raise ApiError(f'tool_choice="{body.tool_choice.function.name}" requires --tool-call-parser to be set')
+        named = body.tool_choice.function.name
+        raise ApiError(f'tool_choice=function "{named}" requires --tool-call-parser to be set')
 
 
 def _calls(body: ChatBody, options: Options) -> tuple[Call, ...]:

@@ -15,8 +15,11 @@ _UNFINISHED = ("in_progress", "incomplete")
 _TEXTS = ("input_text", "output_text", "text", "refusal")
 
 
-def as_chat(request: ResponsesRequest) -> ChatBody:
-    """Return the chat that vLLM makes of a request. Raises ApiError."""
+def as_chat(request: ResponsesRequest, *, calls: bool) -> ChatBody:
+    """Return the chat that vLLM makes of a request. Raises ApiError.
+
+    `calls`: the server parses calls; otherwise their markup is text.
+    """
     check_state(request)
     unfinished = _is_unfinished(request.input)
     chat = ChatBody.model_validate(
@@ -29,7 +32,7 @@ def as_chat(request: ResponsesRequest) -> ChatBody:
             "logprobs": request.shows_logprobs,
             "top_logprobs": request.top_logprobs,
             "tools": [_tool(tool) for tool in request.tools if tool.get("type") == "function"] or None,
-            "tool_choice": _tool_choice(request),
+            "tool_choice": _tool_choice(request) if calls else "none",
             "response_format": _response_format(request.text),
             "reasoning_effort": request.reasoning and request.reasoning.effort,
             "truncate_prompt_tokens": None if request.truncation == "disabled" else -1,

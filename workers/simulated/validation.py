@@ -71,7 +71,9 @@ def _problem(problem: dict[str, Any], source: str) -> str:
     return str(item)
 
 
-_INTERNAL = re.compile(r"[\[\]{}()]|^(str|int|float|bool|list|dict|none|TokenizeText|TokenizeChat|assistant|other)$")
+_INTERNAL = re.compile(
+    r"[\[\]{}()]|^(str|int|float|bool|list|dict|none|TokenizeText|TokenizeChat|_Score[A-Z]\w+|assistant|other)$"
+)
 
 
 def _location(path: tuple[int | str, ...], source: str) -> str:

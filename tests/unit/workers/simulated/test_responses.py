@@ -21,8 +21,14 @@ CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
 REASONING = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}
 
 
-def chat(**fields: Any) -> ChatBody:
-    return as_chat(parse_responses(json.dumps({"model": "m", "input": "Hi", **fields}).encode(), "application/json"))
+def chat(*, calls: bool = True, **fields: Any) -> ChatBody:
+    body = json.dumps({"model": "m", "input": "Hi", **fields}).encode()
+    return as_chat(parse_responses(body, "application/json"), calls=calls)
+
+
+def test_a_server_without_a_parser_calls_no_tool() -> None:
+    assert chat(tools=[TOOL], tool_choice="required").tool_choice == "required"
+    assert chat(tools=[TOOL], tool_choice="required", calls=False).tool_choice == "none"
 
 
 def streamed(tokens: list[Token], finish: str, **head: Any) -> list[dict[str, Any]]:
