@@ -30,6 +30,11 @@ from vllama_pool.workers.registry.record import ModelInfo
 NO_TEMPLATE = 'messages need a chat template and "{model}" has none: start vLLM with --chat-template'
 TOO_LONG = "prompt is too long: {tokens} tokens > {context} maximum"
 """Anthropic's text, which clients search for before they shorten a conversation."""
+BROKEN_CALL = (
+    "the model's tool call is no valid JSON, or was cut off by max_tokens; raise max_tokens, or stream the answer"
+)
+_BROKEN_CALL = re.compile(r": line \d+ column \d+ \(char \d+\)|for AnthropicContentBlock")
+"""vLLM answers 400 where it cannot read a call's arguments."""
 _PROMPT = re.compile(r"(\d+) input tokens|Input length \((\d+)\)")
 _CONTEXT = re.compile(r"context length (?:is (?:only )?|\()(\d+)")
 
@@ -85,6 +90,8 @@ def adapt(request: Prompt, plan: ModelPlan, *refusals: AttemptFailed) -> Upstrea
     """Change what the template refuses, leave out what the worker refuses of thinking, and apply limits."""
     capabilities.explain_refusal(refusals[-1], request.model, messages.required_capabilities(request.messages or ()))
     _explain_context(refusals[-1])
+    if _BROKEN_CALL.search(refusals[-1].text):
+        raise Refused(BROKEN_CALL, status=400)
     form = _form_after(request, plan, refusals)
     if form is None:
         return None

@@ -275,6 +275,20 @@ def test_a_prompt_that_is_too_long_is_refused_in_anthropics_words(original: str,
     assert (refused.value.status, refused.value.text) == (400, text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Unterminated string starting at: line 1 column 10 (char 9)",
+        "Expecting value: line 1 column 1 (char 0)",
+        "1 validation error for AnthropicContentBlock\ninput\n  Input should be a valid dictionary [type=dict_type]",
+    ],
+)
+def test_a_tool_call_that_vllm_cannot_read_is_explained(text: str) -> None:
+    with pytest.raises(Refused) as refused:
+        prompt.adapt(decoded(messages=[*HELLO, *HELLO]), plan(), AttemptFailed(text, status=400))
+    assert refused.value.text == prompt.BROKEN_CALL
+
+
 def test_missing_abilities_of_a_worker_are_explained() -> None:
     text = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
     with pytest.raises(Refused) as refused:
