@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 
+from vllama_pool.config import names
 from vllama_pool.router.compat.checks.check import Check
+from vllama_pool.router.compat.checks.errors import BAD, BOTH, INVALID, NOT_BOTH
+from vllama_pool.router.compat.checks.naming import local
+from vllama_pool.router.compat.checks.routes import cloud_is_off
 from vllama_pool.router.compat.checks.v1_requests import (
     CHAT,
     COMPLETIONS,
@@ -13,11 +17,12 @@ from vllama_pool.router.compat.checks.v1_requests import (
     RESPONSES,
     Route,
     ask,
+    is_json,
     refused,
     whole,
 )
 from vllama_pool.router.compat.event_stream import events
-from vllama_pool.router.compat.expect import expect, field, json_object, same
+from vllama_pool.router.compat.expect import Skipped, expect, field, json_object, same, status
 from vllama_pool.router.compat.server import ABSENT_MODEL, CheckedServer
 from vllama_pool.router.compat.wire import RawResponse
 
@@ -25,6 +30,7 @@ ROUTES = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, MESSAGES)
 STREAMED = tuple(route for route in ROUTES if route.streams)
 REQUEST_IDS = {"x-request-id"}
 """Not sent by Ollama, but by OpenAI, whose libraries show it in errors. Anthropic's is called request-id."""
+CLOUDLESS = b"ollama cloud is disabled: remote model is unavailable"
 FORM = "application/x-www-form-urlencoded"
 
 
@@ -123,6 +129,46 @@ async def _unknown_model(server: CheckedServer, route: Route) -> None:
 
 
 UNKNOWN_MODEL = for_each("reports an unknown model", {148}, _unknown_model, ROUTES)
+
+
+async def _invalid_name(server: CheckedServer, route: Route) -> None:
+    refused(route, await server.post(route.path, {**route.fields, "model": BAD}), 400, INVALID)
+
+
+INVALID_NAME = for_each("refuses an invalid name", {147}, _invalid_name, ROUTES)
+
+
+async def _both_places(server: CheckedServer, route: Route) -> None:
+    refused(route, await server.post(route.path, {**route.fields, "model": BOTH}), 400, NOT_BOTH)
+
+
+BOTH_PLACES = for_each("refuses a name with :local and :cloud", {149}, _both_places, ROUTES)
+
+
+async def _cloud_model(server: CheckedServer, route: Route) -> None:
+    """Ollama's error has the format of /api here."""
+    if not await cloud_is_off(server):
+        raise Skipped("the cloud is on")
+    response = await server.post(route.path, {**route.fields, "model": "vllama-compat:cloud"})
+    status(response, 403)
+    is_json(response)
+    expect(CLOUDLESS in response.body, CLOUDLESS.decode(), response.body)
+
+
+CLOUD_MODELS = for_each("refuses cloud models without cloud", {38}, _cloud_model, ROUTES)
+
+
+async def _spellings(server: CheckedServer, route: Route) -> None:
+    try:
+        name = names.parse(server.model(route.use))
+    except names.InvalidName:
+        raise Skipped(f"{server.model(route.use)} is not a valid name in Ollama") from None
+    for spelled in (name.full, name.short.upper(), local(name)):
+        found = json_object(await server.post(route.path, {**route.fields, "model": spelled}))
+        same("model", spelled, field(found, "model", str))
+
+
+SPELLINGS = for_each("finds a model by each of its names", {169, 171, 172}, _spellings, ROUTES)
 
 
 async def _embedding_model(server: CheckedServer, route: Route) -> None:

@@ -45,7 +45,11 @@ def answer(path: str, data: bytes, coding: str) -> RawResponse:
     try:
         if path == TRANSCRIPTIONS:
             return transcription(data.decode("latin-1"))
+        if path == "/api/status":
+            return json_response(200, {"cloud": {"disabled": True, "source": "config"}})
         body = parse(decompress(data) if coding == "zstd" and path in ROUTES else data)
+        if body.get("model") == "vllama-compat:cloud":
+            return json_response(403, {"error": "ollama cloud is disabled: remote model is unavailable"})
         items = list(ROUTES[path](body))
     except InvalidFrame as error:
         return json_response(400, {"error": str(error)})

@@ -83,7 +83,8 @@ def function_names(tools: Any, prefix: str = "") -> list[str]:
 
 
 def base(model: str) -> str:
-    return model.lower().partition(":")[0]
+    """Without host, namespace and tag."""
+    return model.lower().rpartition("/")[2].partition(":")[0]
 
 
 def known(body: Mapping[str, Any], missing: Refused | None = None) -> str:
@@ -91,6 +92,10 @@ def known(body: Mapping[str, Any], missing: Refused | None = None) -> str:
     model = body.get("model") or ""
     if not model:
         raise missing or Refused(400, "model is required")
+    if "@" in model:
+        raise Refused(400, "invalid model name")
+    if model.endswith(":local:cloud"):
+        raise Refused(400, f'use either :local or :cloud, not both: "{model}"')
     if f"{base(model)}:latest" not in NAMES:
         raise Refused(404, f"model '{model}' not found")
     return str(model)

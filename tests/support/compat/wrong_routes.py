@@ -31,6 +31,14 @@ WRONG_ROUTES: tuple[tuple[str, Change, tuple[str, ...]], ...] = (
         text("vllama-compat-absent", "it"),
         (*for_routes("reports an unknown model"), "transcriptions_report_an_unknown_model"),
     ),
+    ("has another cloud", text("ollama cloud", "our cloud"), for_routes("refuses cloud models without cloud")),
+    ("tells nothing of names", text("invalid model name", "no"), for_routes("refuses an invalid name")),
+    ("tells nothing of places", text(":local or :cloud", "one"), for_routes("refuses a name with :local and :cloud")),
+    (
+        "has one name for a model",
+        text("chat:local", "chat:latest"),
+        ("chat/completions finds a model by each of its names",),
+    ),
     ("answers 400 for what is not there", status(404, 400), for_routes("reports an unknown model")),
     ("asks for the name of nothing", text("model", "it"), for_routes("needs a model")),
     (
