@@ -17,12 +17,10 @@ from vllama_pool.router.compat.wire import parse_url
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NEED_VISION = {check.name for check in CHECKS if check.name.endswith(("accept_images", "accepts_images"))}
 """Simulated workers have no vision. tests/vllm/test_vision.py runs these checks."""
-NEED_AUDIO = {"transcriptions_answers", "transcriptions_may_be_plain_text"}
-"""Simulated workers do not hear. tests/unit/router/compat runs these checks on a fake."""
 RUNNABLE = [
     pytest.param(check, id=check.name, marks=pytest.mark.rule(*sorted(check.rules)))
     for check in CHECKS
-    if check.name not in NEED_VISION | NEED_AUDIO
+    if check.name not in NEED_VISION
 ]
 
 

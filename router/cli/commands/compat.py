@@ -61,7 +61,7 @@ def command(
 ) -> None:
     """Check the server at URL against Ollama's API, and show each rule that it breaks.
 
-    Sends about 790 small requests; about 230 of them generate a few tokens. Loads and unloads models, and changes none
+    Sends about 820 small requests; about 250 of them generate a few tokens. Loads and unloads models, and changes none
     without --writes. A rule is skipped if the server has no suitable model.
 
     Exit code: 0 = no difference, 1 = differences found, 2 = the server could not be checked.

@@ -33,7 +33,6 @@ from vllama_pool.router.compat.checks import (
     writes,
 )
 from vllama_pool.router.compat.checks.check import Check, checks_in
-from vllama_pool.router.compat.rules import RULES
 
 _MODULES = (
     routes,
@@ -67,8 +66,4 @@ _MODULES = (
 )
 """Checks that unload models run last."""
 
-_NOT_IMPLEMENTED = {rule.number for rule in RULES if rule.not_implemented}
-
-CHECKS: tuple[Check, ...] = tuple(
-    check for module in _MODULES for check in checks_in(module) if not check.rules & _NOT_IMPLEMENTED
-)
+CHECKS: tuple[Check, ...] = tuple(check for module in _MODULES for check in checks_in(module))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllama_pool.router.compat.rules.endpoints import FAULT, LONG, SENT, V1
+from vllama_pool.router.compat.rules.endpoints import FAULT, LONG, SENT
 from vllama_pool.router.compat.rules.rule import Rule
 
 OPTIONS, ERRORS, NAMES, HEADERS, ENVIRONMENT = "options", "errors", "names", "headers", "environment"
@@ -17,7 +17,7 @@ CROSS_ENDPOINT = (
     Rule(116, "/v1", "OpenAI's embeddings: inputs, floats and base64"),
     Rule(117, "/v1", "OpenAI's model entry: created and owned_by"),
     Rule(118, "/v1", "OpenAI's responses: items, answers and streams"),
-    Rule(119, "/v1", "OpenAI's transcriptions: the form, and the text", not_implemented=V1),
+    Rule(119, "/v1", "OpenAI's transcriptions: the form, and the text"),
     Rule(120, "/v1", "Anthropic's messages: what is required"),
     Rule(121, "/v1", "Anthropic's messages: parameters and thinking"),
     Rule(122, "/v1", "Anthropic's messages: blocks"),

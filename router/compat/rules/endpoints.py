@@ -7,7 +7,6 @@ from vllama_pool.router.compat.rules.rule import Rule
 ROUTES, WIRE, GENERATE, CHAT = "routes", "requests and answers", "generate", "chat"
 LOADING, THINKING, EMBED, WRITES, CATALOGUE = "loading", "thinking", "embeddings", "pull and create", "catalogue"
 
-V1 = "the route is not served so far"
 FAULT = "no request causes such a fault"
 SENT = "only the request to the worker shows it"
 LONG = "it needs prompts as long as the context of the model"
@@ -45,7 +44,7 @@ ENDPOINTS = (
     Rule(30, "/v1", "/v1/models lists the same models as /api/tags"),
     Rule(31, "/v1", "/v1/models/NAME shows one, by the requested name"),
     Rule(32, "/v1", "/v1/responses answers"),
-    Rule(33, "/v1", "/v1/audio/transcriptions answers", not_implemented=V1),
+    Rule(33, "/v1", "/v1/audio/transcriptions answers"),
     Rule(34, "/v1", "/v1/messages answers"),
     Rule(35, ROUTES, "No routes for tokens and images; /health and /metrics may exist"),
     Rule(36, ROUTES, "404, 405 and redirects of a trailing slash, as plain text"),

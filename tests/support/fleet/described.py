@@ -17,9 +17,10 @@ QUICK = Options(model="plain", tokens_per_second=2000.0, ttft=0.001, answer_toke
 WORKERS = {
     "plain": QUICK,
     "able": replace(QUICK, model="able", tool_calls=True, tool_parser=True, reasoning=True),
+    "voice": replace(QUICK, model="voice", transcription=True),
     "vectors": replace(QUICK, model="vectors", embedding=True, dimensions=16, max_model_len=64),
 }
-"""Plain chat, thinking and tools, embeddings."""
+"""Plain chat, thinking and tools, audio, embeddings."""
 
 
 @asynccontextmanager
