@@ -9,7 +9,8 @@ from vllama_pool.router.protocol.table import operations
 
 PATHS = tuple(each.path for each in operations(SystemClock()) if not each.path.startswith("/api/"))
 """The paths of the table that are not Ollama's own."""
-JSON_PATHS = tuple(path for path in PATHS if not path.startswith("/v1/audio/"))
+_FORMS = "/v1/audio/"
+JSON_PATHS = tuple(path for path in PATHS if not path.startswith(_FORMS))
 """Those that take JSON; the others take forms."""
 MESSAGES = [{"role": "user", "content": "hello"}]
 PAIR = {"text_1": "hello", "text_2": "hello"}
@@ -32,3 +33,10 @@ FIELDS: dict[str, dict[str, Any]] = {
 def body(path: str, model: str) -> dict[str, Any]:
     """Return a valid body of a route."""
     return {"model": model, **FIELDS.get(path, {"input": "hello"})}
+
+
+def content(path: str, model: str) -> dict[str, Any]:
+    """Return httpx's arguments for a valid body of any route."""
+    if path.startswith(_FORMS):
+        return {"data": {"model": model}, "files": {"file": ("a.wav", b"RIFF", "audio/wav")}}
+    return {"json": body(path, model)}

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.fleet.live import Fleet, fleet
-from tests.support.v1_requests import JSON_PATHS, PATHS, body
+from tests.support.v1_requests import JSON_PATHS, PATHS, body, content
 from tests.support.zstd import frame
 from vllama_pool.config.api_keys import ApiKey, digest
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
@@ -132,12 +132,12 @@ async def test_a_model_that_is_no_name_is_a_400(running: Fleet, path: str, model
     assert "model" in message(await running.http.post(path, json={**body(path, ""), "model": model}), path, 400)
 
 
-@pytest.mark.parametrize("path", JSON_PATHS)
+@pytest.mark.parametrize("path", PATHS)
 async def test_a_model_of_another_kind_is_a_400_that_no_worker_sees(running: Fleet, path: str) -> None:
     statuses = []
     for model, worker in (("tiny", running["a"]), ("vectors", running["e"])):
         before = worker.requests[path]
-        answer = await running.http.post(path, json=body(path, model))
+        answer = await running.http.post(path, **content(path, model))
         statuses.append(answer.status_code)
         if answer.status_code != 200:
             assert message(answer, path, 400)
@@ -145,15 +145,15 @@ async def test_a_model_of_another_kind_is_a_400_that_no_worker_sees(running: Fle
     assert 400 in statuses or path in ("/tokenize", "/detokenize")
 
 
-@pytest.mark.parametrize("path", JSON_PATHS)
+@pytest.mark.parametrize("path", PATHS)
 async def test_an_unknown_model_is_a_404(running: Fleet, path: str) -> None:
-    answer = await running.http.post(path, json=body(path, "nope"))
+    answer = await running.http.post(path, **content(path, "nope"))
     assert "not found" in message(answer, path, 404)
 
 
-@pytest.mark.parametrize("path", JSON_PATHS)
+@pytest.mark.parametrize("path", PATHS)
 async def test_a_model_without_a_worker_is_a_503_that_says_when_to_come_back(running: Fleet, path: str) -> None:
-    answer = await running.http.post(path, json=body(path, "out"))
+    answer = await running.http.post(path, **content(path, "out"))
     assert message(answer, path, 503)
     assert int(answer.headers["retry-after"]) >= 1
 
@@ -164,7 +164,7 @@ async def test_a_query_changes_nothing(running: Fleet, path: str) -> None:
         answer = await running.http.post(path + query, content=b"{")
         assert message(answer, path, 400)
         if path in JSON_PATHS:
-            assert "not found" in message(await running.http.post(path + query, json=body(path, "nope")), path, 404)
+            assert "not found" in message(await running.http.post(path + query, **content(path, "nope")), path, 404)
 
 
 @pytest.mark.rule(36)
@@ -182,19 +182,19 @@ async def test_other_methods_are_refused_as_by_ollama(running: Fleet, path: str)
     "headers", [{}, {"x-api-key": "wrong"}, {"authorization": "Bearer wrong"}, {"authorization": "annas-key"}]
 )
 async def test_a_missing_or_wrong_key_is_a_401(keyed: Fleet, path: str, headers: dict[str, str]) -> None:
-    answer = await keyed.http.post(path, json=body(path, "nope"), headers=headers)
+    answer = await keyed.http.post(path, **content(path, "nope"), headers=headers)
     assert message(answer, path, 401) == "unauthorized"
     if not speaks_anthropic(path):
         assert answer.json()["error"]["code"] == "invalid_api_key"
 
 
-@pytest.mark.parametrize("path", [*JSON_PATHS, "/v1/models/nope", "/api/chat"])
+@pytest.mark.parametrize("path", [*PATHS, "/v1/models/nope", "/api/chat"])
 @pytest.mark.parametrize("headers", [{"x-api-key": "annas-key"}, {"authorization": "Bearer annas-key"}])
 async def test_a_key_is_accepted_in_either_header(keyed: Fleet, path: str, headers: dict[str, str]) -> None:
     method = "GET" if path.startswith("/v1/models") else "POST"
     request_id = f"{path}-{next(iter(headers))}".replace("/", ".")
     headers = {**headers, "x-request-id": request_id}
-    answer = await keyed.http.request(method, path, json=body(path, "nope"), headers=headers)
+    answer = await keyed.http.request(method, path, **content(path, "nope"), headers=headers)
     assert answer.status_code == 404
     assert (await keyed.record(request_id))["client"] == "anna"
 
