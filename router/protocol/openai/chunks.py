@@ -7,8 +7,14 @@ from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.vllm import api, errors
 from vllama_pool.router.protocol.vllm.event_stream import DONE, ENDED, INVALID_EVENT, EventStream
 from vllama_pool.router.protocol.vllm.model_name import name_field, with_model
+from vllama_pool.router.protocol.vllm.sse import payloads
+from vllama_pool.router.protocol.vllm.text_frame import TextFrame, frame_of
 from vllama_pool.router.protocol.vllm.whole_answer import ABANDONED, STOPPED, both_reasonings
 
+_LONG = 4
+"""Events after which more will come, so that a frame saves time."""
+_AGAIN = 16
+"""Events after which a frame is sought again, such as while the model thinks."""
 _DONE_EVENT = b"data: [DONE]\n\n"
 
 
@@ -17,7 +23,7 @@ class ChunkStream(EventStream):
 
     marks = (b'"usage"', b'"error"', b"[DONE]", b'"finish_reason":"')
 
-    __slots__ = ("_choices", "_finished", "_include_usage", "_named", "_prefix", "_reads_all")
+    __slots__ = (*("_choices", "_finished", "_frame", "_include_usage", "_named", "_prefix", "_reads_all", "_seek_at"),)
 
     def __init__(self, name: str, choices: int, include_usage: bool) -> None:
         """`choices`: their number. `include_usage`: the client asked for the event with the usage."""
@@ -29,8 +35,22 @@ class ChunkStream(EventStream):
         """Begin of each event, up to the model's name, and its replacement."""
         self._reads_all = False
         """The name has to be replaced, and the events do not begin as vLLM's."""
+        self._frame: TextFrame | None = None
+        """Of events that hold nothing but text, which pass fastest."""
+        self._seek_at = _LONG
+        """Count of events at which the frame is sought."""
+
+    def feed(self, data: bytes) -> bytes:
+        frame = self._frame
+        if frame is not None and not self._over and not self._within_event and (count := frame.count(data)):
+            self._events += count
+            return data if self._prefix == self._named else data.replace(self._prefix, self._named)
+        return super().feed(data)
 
     def passed(self, data: bytes, count: int) -> bytes | None:
+        if self._events >= self._seek_at and (events := payloads(data)):
+            self._seek_at = self._events + _AGAIN
+            self._frame = frame_of(events[-1]) or self._frame
         if self._prefix != self._named:
             if data.count(self._prefix) != count:
                 return None

@@ -10,21 +10,38 @@ import msgspec
 
 from vllama_pool.router.protocol.vllm import api
 
-_LINE_FEED, _CARRIAGE_RETURN = b"\n\r"
+_LINE_FEED, _CARRIAGE_RETURN, _QUOTE = b'\n\r"'
 _decode_texts = msgspec.json.Decoder(list[str]).decode
 
 
 class TextFrame:
     """The bytes before and after the text, a JSON string, in an event."""
 
-    __slots__ = ("_between", "_end", "_start", "_text", "_texts")
+    __slots__ = ("_between", "_closing", "_end", "_opening", "_start", "_text", "_texts", "_unquoted")
 
     def __init__(self, before: bytes, after: bytes) -> None:
         self._start = b"data: " + before
         self._end = after + b"\n\n"
         self._between = self._end + self._start
+        self._opening = self._start + b'"'
+        self._closing = b'"' + after
+        self._unquoted = slice(len(self._opening), -len(self._closing))
         self._text = slice(len(before), -len(after))
         self._texts = slice(len(self._start), -len(self._end))
+
+    def count(self, data: bytes) -> int:
+        """Return the number of events; 0 if the data is anything but such events, or a text has a quote.
+
+        The texts are not read.
+        """
+        *events, rest = data.split(b"\n\n")
+        if rest:
+            return 0
+        opening, closing, text = self._opening, self._closing, self._unquoted
+        for event in events:
+            if not (event.startswith(opening) and event.endswith(closing)) or _QUOTE in event[text]:
+                return 0
+        return len(events)
 
     def texts(self, data: bytes) -> list[str] | None:
         """Return the text of each event; None if the data is anything but such events, or a text is empty."""

@@ -154,3 +154,38 @@ def test_events_of_a_lost_stream_count_as_tokens() -> None:
     relayed.feed(ROLE + text("a") + text("b"))
     relayed.feed(text("c") * 3)
     assert relayed.usage.completion_tokens == 5
+
+
+@pytest.mark.parametrize("name", ["served", "Mine"])
+@pytest.mark.parametrize("burst", [1, 3])
+def test_a_long_stream_passes_as_a_short_one(name: str, burst: int) -> None:
+    """After some events, those that hold nothing but text pass unread."""
+    thoughts = [
+        chunk([{"index": 0, "delta": {"reasoning": f"r{number}"}, "finish_reason": None}]) for number in range(9)
+    ]
+    tool = {"index": 0, "function": {"arguments": "{"}}
+    texts = [text(f"{number} é \\ \n") for number in range(60)]
+    texts[30:30] = [text('a "quote"')]
+    texts[40:40] = [chunk([{"index": 0, "delta": {"tool_calls": [tool]}, "logprobs": None, "finish_reason": None}])]
+    texts[50:50] = [text("other", 1)]
+    relayed = stream(choices=2, name=name)
+    events = [ROLE, *thoughts, *texts, finish(), finish(index=1), USAGE_EVENT, DONE]
+    reads = [b"".join(events[start : start + burst]) for start in range(0, len(events), burst)]
+    out = b"".join(map(relayed.feed, reads)) + relayed.finish()
+    answers = [json.loads(event[6:]) for event in out.split(b"\n\n")[:-2]]
+    assert {answer["model"] for answer in answers} == {name}
+    expected = [json.loads(event[6:])["choices"] for event in events[:-2]]
+    for choices in expected[1:10]:
+        choices[0]["delta"]["reasoning_content"] = choices[0]["delta"]["reasoning"]
+    assert [answer["choices"] for answer in answers] == expected
+    assert (relayed.done, relayed.usage) == (True, Usage(9, 3, "stop"))
+
+
+@pytest.mark.parametrize("burst", [1, 3])
+def test_an_error_after_a_long_stream_is_a_failure(burst: int) -> None:
+    relayed = stream()
+    relayed.feed(ROLE)
+    for _ in range(40):
+        relayed.feed(text("a") * burst)
+    assert relayed.feed(text("a") + b'data: {"error":{"message":"gone","code":500}}\n\n') == named(text("a"))
+    assert (relayed.failure, relayed.usage.completion_tokens) == (StreamFailure(500, "gone"), 40 * burst + 1)

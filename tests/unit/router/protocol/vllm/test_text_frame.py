@@ -92,3 +92,30 @@ def test_events_with_more_than_a_text_have_no_frame(data: bytes) -> None:
 def test_a_text_that_occurs_elsewhere_in_the_event_makes_no_wrong_frame(text: str) -> None:
     found = frame_of(chat(text)[6:-2])
     assert found is None or found.texts(chat("x") + chat(text)) == ["x", text]
+
+
+@pytest.mark.parametrize("part", [chat, completion])
+@given(texts=st.lists(st.text().map(lambda text: text.replace('"', "'")), max_size=5))
+def test_events_in_a_frame_are_counted_unread(part: object, texts: list[str]) -> None:
+    assert callable(part)
+    assert frame(part("a")).count(b"".join(part(text) for text in texts)) == len(texts)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        delta(tool_calls=[]),
+        chat("a")[:-2],
+        chat("a")[:-1],
+        chat("a")[6:],
+        b"data: [DONE]\n\n",
+        b": ping\n\n",
+        chat("a").replace(b'"finish_reason":null', b'"finish_reason":"stop"'),
+        chat("a").replace(b'"a"', b"null"),
+        chat('a "quote"'),
+        b"\n\n",
+    ],
+)
+def test_data_with_anything_else_counts_as_none(other: bytes) -> None:
+    known = frame(chat("a"))
+    assert known.count(other) == known.count(chat("a") + other) == known.count(other + chat("a")) == 0
