@@ -37,6 +37,7 @@ THINKER = Options(
 )
 EMBEDDER = Options(model="embedder", embedding=True)
 SLOW = Options(model="slow", tokens_per_second=20, ttft=0.01, answer_tokens=4000)
+WHISPER = Options(model="whisper", transcription=True, tokens_per_second=2000, ttft=0.01, answer_tokens=8)
 PATHS = (*INFERENCE, "/v1/messages")
 FAILING = Options(
     model="failing",
@@ -65,7 +66,7 @@ ERRORS = [("too many", "RateLimitError", 429), ("fail", "InternalServerError", 5
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
-    workers = {"a": THINKER, "b": THINKER, "c": EMBEDDER, "d": SLOW, "e": FAILING}
+    workers = {"a": THINKER, "b": THINKER, "c": EMBEDDER, "d": SLOW, "e": FAILING, "f": WHISPER}
     async with fleet(tmp_path_factory.mktemp("state"), workers, table=AWAY) as one:
         yield one
 
@@ -109,7 +110,15 @@ class TestSimulated(V1ScenarioTests):
         assert result["whole"] == result["streamed"] == [call]
 
 
-class TestSimulatedOpenAI(OpenAIScenarioTests): ...
+class TestSimulatedOpenAI(OpenAIScenarioTests):
+    @for_v1_clients_with("transcribe")
+    async def test_audio_is_transcribed_in_each_format(self, client: StockClient, chat_fleet: ChatFleet) -> None:
+        texts = await client.run("transcribe", {**chat_fleet.at, "model": "whisper"})
+        assert texts["json"] == texts["text"].strip() == texts["verbose_json"] != ""
+
+    @for_v1_clients_with("transcribe")
+    async def test_audio_for_a_chat_model_raises_bad_request(self, client: StockClient, chat_fleet: ChatFleet) -> None:
+        assert (await raised_by(client, "transcribe", chat_fleet.at)).kind == "BadRequestError"
 
 
 class TestSimulatedResponses(ResponsesScenarioTests): ...

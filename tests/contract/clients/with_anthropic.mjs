@@ -126,6 +126,11 @@ class AnthropicJs {
     return (await collected(await this.#client.models.list())).map(({ id }) => id);
   }
 
+  async retrieve({ name }) {
+    const { id, type, created_at } = await this.#client.models.retrieve(name);
+    return { id, object: type, created: Date.parse(created_at) / 1000 };
+  }
+
   async say({ question, streamed }) {
     if (!streamed) return written(await this.#create(question, {}));
     return this.#client.messages.stream(this.#request(question, {})).finalText();

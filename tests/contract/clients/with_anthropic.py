@@ -86,6 +86,10 @@ class AnthropicPython:
     def list(self) -> Any:
         return [model.id for model in self._client.models.list()]
 
+    def retrieve(self, name: str) -> Any:
+        model = self._client.models.retrieve(name)
+        return {"id": model.id, "object": model.type, "created": model.created_at.timestamp()}
+
     def say(self, question: str, streamed: bool) -> Any:
         if not streamed:
             return _text(self._create(_user(question)))

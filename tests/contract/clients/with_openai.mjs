@@ -5,12 +5,31 @@ import { answer, collected, joined, serve } from "./loop.mjs";
 
 // The packages are installed beside Node.
 const require = createRequire(process.argv[2]);
-const { OpenAI } = require("openai");
+const { OpenAI, toFile } = require("openai");
 const { zodResponseFormat, zodTextFormat } = require("openai/helpers/zod");
 const { z } = require("zod");
 
 const Place = z.object({ city: z.enum(["Paris", "Rome"]), unit: z.enum(["celsius", "kelvin"]) });
 const Call = z.object({ name: z.enum(["get_weather", "get_time"]), arguments: Place });
+
+/** A second of silence as a WAV file. */
+const silence = () => {
+  const size = 32000;
+  const head = Buffer.alloc(44);
+  head.write("RIFF", 0);
+  head.writeUInt32LE(36 + size, 4);
+  head.write("WAVEfmt ", 8);
+  head.writeUInt32LE(16, 16);
+  head.writeUInt16LE(1, 20);
+  head.writeUInt16LE(1, 22);
+  head.writeUInt32LE(16000, 24);
+  head.writeUInt32LE(size, 28);
+  head.writeUInt16LE(2, 32);
+  head.writeUInt16LE(16, 34);
+  head.write("data", 36);
+  head.writeUInt32LE(size, 40);
+  return Buffer.concat([head, Buffer.alloc(size)]);
+};
 
 const user = (question) => [{ role: "user", content: question }];
 const effort = (on) => (on ? "medium" : "none");
@@ -182,6 +201,17 @@ class OpenAIJs {
 
   async embed_floats({ texts }) {
     return this.#vectors(texts, { encoding_format: "float" });
+  }
+
+  async transcribe() {
+    const file = await toFile(silence(), "speech.wav");
+    const request = { model: this.#model, file };
+    const { transcriptions } = this.#client.audio;
+    return {
+      json: (await transcriptions.create(request)).text,
+      text: await transcriptions.create({ ...request, response_format: "text" }),
+      verbose_json: (await transcriptions.create({ ...request, response_format: "verbose_json" })).text,
+    };
   }
 
   async list() {

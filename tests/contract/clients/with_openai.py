@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import wave
 from typing import Any
 
 import openai
@@ -138,6 +140,20 @@ class OpenAIPython:
 
     def embed_floats(self, texts: list[str]) -> Any:
         return self._vectors(texts, encoding_format="float")
+
+    def transcribe(self) -> Any:
+        """The text of a second of silence, by response format."""
+        audio = io.BytesIO()
+        with wave.open(audio, "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            file.writeframes(bytes(32000))
+        request: dict[str, Any] = {"model": self._model, "file": ("speech.wav", audio.getvalue())}
+        create = self._client.audio.transcriptions.create
+        return {
+            "json": create(**request).text,
+            "text": create(**request, response_format="text"),
+            "verbose_json": create(**request, response_format="verbose_json").text,
+        }
 
     def list(self) -> Any:
         return [model.id for model in self._client.models.list()]

@@ -12,11 +12,11 @@ _SDK = _CHAT | {
 }
 _OPENAI = _SDK | {
     *("usage", "choices", "format", "typed_format", "generate", "generate_stream"),
-    *("embed", "embed_floats", "chat_model_in_embeddings", "retrieve"),
+    *("embed", "embed_floats", "chat_model_in_embeddings", "retrieve", "transcribe"),
     *("respond", "respond_stream", "respond_helper", "respond_tools", "respond_reasoning", "respond_typed"),
     "respond_previous",
 }
-_ANTHROPIC = _SDK | {"beta", "budget", "count_tokens", "events"}
+_ANTHROPIC = _SDK | {"beta", "budget", "count_tokens", "events", "retrieve"}
 _AI_SDK = _CHAT | {
     *("tools_stream", "thinking_stream", "format", "typed_format", "generate", "generate_stream"),
     *("embed", "concurrent", "open_stream", "close_stream"),

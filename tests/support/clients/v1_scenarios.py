@@ -5,6 +5,7 @@ A test module derives a class from V1ScenarioTests and defines the fixtures `cha
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,21 @@ PICTURES = {
 """Images by URL, by the API's name."""
 WHAT = {"question": WEATHER, "options": OPTIONS}
 CITIES = ("Paris", "Rome")
+CALL = {
+    "type": "object",
+    "properties": {
+        "name": {"enum": ["get_weather", "get_time"]},
+        "arguments": {
+            "type": "object",
+            "properties": {"city": {"enum": [*CITIES]}, "unit": {"enum": ["celsius", "kelvin"]}},
+            "required": ["city", "unit"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["name", "arguments"],
+    "additionalProperties": False,
+}
+"""The schema of the type Call of tests/contract/clients/call.py."""
 
 
 def for_v1_clients_with(*scenarios: str) -> pytest.MarkDecorator:
@@ -161,7 +177,20 @@ class V1ScenarioTests:
         listed = {name.removesuffix(":latest") for name in await client.run("list", chat_fleet.at)}
         assert {chat_fleet.model, chat_fleet.embedder} <= listed
 
+    @for_v1_clients_with("retrieve")
+    async def test_a_model_is_retrieved_with_and_without_its_tag(
+        self, client: StockClient, chat_fleet: ChatFleet
+    ) -> None:
+        for name in (chat_fleet.model, f"{chat_fleet.model}:latest"):
+            model = await client.run("retrieve", chat_fleet.at, name=name)
+            assert (model["id"], model["object"]) == (name, "model")
+            assert model["created"] >= 0
+
     # --- answers as types
+
+    @for_v1_clients_with("format")
+    async def test_an_answer_follows_a_json_schema(self, client: StockClient, chat_fleet: ChatFleet) -> None:
+        check_call(json.loads(await client.run("format", chat_fleet.at, **WHAT, schema=CALL)))
 
     @for_v1_clients_with("typed_format")
     async def test_an_answer_parses_as_a_type_of_pydantic_or_zod(
