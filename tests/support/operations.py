@@ -27,12 +27,21 @@ class Request:
     """Needs a model for embeddings."""
     counts: bool = False
     """Counts tokens only."""
+    hears: bool = False
+    """Takes a form with a recording, and needs a model that transcribes."""
     stream: bool | None = None
     """None if the operation has no streams."""
 
-    def body(self, model: str) -> dict[str, Any]:
+    @property
+    def names_model(self) -> bool:
+        """True if the answer names the model."""
+        return not self.counts and self.path != "/api/embeddings" and (not self.hears or self.stream is True)
+
+    def content(self, model: str) -> dict[str, Any]:
+        """Return the body, as arguments for httpx."""
         stream = {} if self.stream is None else {"stream": self.stream}
-        return {"model": model, **stream, **self.fields}
+        fields = {"model": model, **stream, **self.fields}
+        return {"data": fields, "files": {"file": ("a.wav", b"RIFF")}} if self.hears else {"json": fields}
 
     def __str__(self) -> str:
         return f"{self.path}{' streamed' if self.stream else ''}"
@@ -60,6 +69,10 @@ REQUESTS = (
         for path in ("/rerank", "/v1/rerank", "/v2/rerank")
     ),
     *(Request(path, {"text_1": "hello", "text_2": "bye"}, path, embeds=True) for path in ("/score", "/v1/score")),
+    *(
+        Request("/v1/audio/transcriptions", {}, "/v1/audio/transcriptions", hears=True, stream=stream)
+        for stream in (False, True)
+    ),
 )
 
 

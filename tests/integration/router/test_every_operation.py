@@ -17,20 +17,21 @@ from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 CHAT = Options(model="tiny", tokens_per_second=5000, ttft=0.001, answer_tokens=8, slots=32)
+EARS = replace(CHAT, transcription=True)
 EMBED = Options(model="tiny", embedding=True, slots=32)
 every = pytest.mark.parametrize("request_", REQUESTS, ids=map(str, REQUESTS))
 
 
 def options(request: Request) -> Options:
-    return EMBED if request.embeds else CHAT
+    return EMBED if request.embeds else EARS if request.hears else CHAT
 
 
 async def ask(running: Fleet, request: Request, model: str = "tiny", **headers: str) -> httpx.Response:
-    return await running.http.post(request.path, json=request.body(model), headers=headers)
+    return await running.http.post(request.path, **request.content(model), headers=headers)
 
 
 def test_every_operation_of_the_table_has_a_request() -> None:
-    assert {request.path for request in REQUESTS} == all_paths() - {"/v1/audio/transcriptions"}  # which takes no JSON
+    assert {request.path for request in REQUESTS} == all_paths() - {"/v1/audio/translations"}  # not simulated
 
 
 @every
@@ -139,11 +140,11 @@ async def test_a_request_is_logged_and_counted_with_its_tokens(tmp_path: Path, r
     async with fleet(tmp_path, {"a": options(request_)}) as running:
         response = await ask(running, request_, model="TINY:latest", **{"x-request-id": "counted"})
         assert is_whole(request_, response)
-        if not request_.counts and request_.path != "/api/embeddings":  # those answers name no model
+        if request_.names_model:
             assert '"TINY:latest"' in response.text
         record = await running.record("counted")
         assert (record["status"], record["outcome"], record["model"]) == (200, "complete", "tiny")
-        if not request_.counts:
+        if request_.names_model or request_.path == "/api/embeddings":
             assert record["prompt_tokens"] > 0 or request_.path == "/api/embeddings"
             assert (record.get("completion_tokens", 0) > 0) != request_.embeds
         metrics = (await running.http.get("/metrics")).text

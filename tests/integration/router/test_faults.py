@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
@@ -214,17 +214,17 @@ async def test_a_worker_killed_under_mixed_load_costs_only_streams_that_had_begu
     tmp_path: Path, record_property: Figures
 ) -> None:
     """All operations at once; the others end with an error in the format of their API."""
-    chats = dict.fromkeys(("a", "b", "c"), QUICK)
+    chats = dict.fromkeys(("a", "b", "c"), replace(QUICK, transcription=True))
     embedders = {name: Options(model="embedder", embedding=True, slots=32) for name in ("d", "e")}
     answered, broken, failed = Counter[str](), Counter[str](), list[str]()
     stopping = asyncio.Event()
     turns = asyncio.Lock()  # one quick request at a time, so that generations get their share
 
     async def ask(request: operations.Request) -> None:
-        body = request.body("embedder" if request.embeds else MODEL)
+        content = request.content("embedder" if request.embeds else MODEL)
         while not stopping.is_set():
             async with turns if request.stream is None else contextlib.nullcontext():
-                response = await running.http.post(request.path, json=body)
+                response = await running.http.post(request.path, **content)
             if operations.is_whole(request, response):
                 answered[request.path] += 1
             elif request.stream and response.status_code == 200 and operations.ends_with_error(request, response.text):
