@@ -89,13 +89,22 @@ def content_type(response: RawResponse, expected: str) -> None:
 
 
 def field(data: Mapping[str, Any], key: str, kind: type[T], where: str = "") -> T:
-    """Require a value of this type, and return it."""
+    """Require an object with a value of this type, and return the value."""
+    expect(isinstance(data, Mapping), f"an object with {where}{key}", data)
     if key not in data:
         raise Differs(f"expected {where}{key}; got {brief(dict(data))}")
     value = data[key]
     matches = type(value) is kind or (kind is float and type(value) is int)
     expect(matches, f"{where}{key} as {_NAMES.get(kind, kind.__name__)}", value)
     return value  # type: ignore[no-any-return]  # checked above
+
+
+def objects(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Require a list of objects, and return it. Null and absent are an empty one."""
+    found = data.get(key)
+    holds = found is None or (isinstance(found, list) and all(isinstance(each, dict) for each in found))
+    expect(holds, f"{key} as a list of objects", found)
+    return found or []
 
 
 _NAMES: dict[type, str] = {str: "a text", int: "an integer", float: "a number", bool: "a boolean", list: "a list"}

@@ -8,7 +8,7 @@ from vllama_pool.router.compat.checks.chat import ANSWERED, QUESTION, WEATHER
 from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.checks.images import PICTURE
 from vllama_pool.router.compat.checks.v1_requests import HELLO, MESSAGES, ask, counts, refused, whole
-from vllama_pool.router.compat.expect import Skipped, expect, field, json_object, same
+from vllama_pool.router.compat.expect import Skipped, expect, field, json_object, objects, same
 from vllama_pool.router.compat.server import CheckedServer
 
 LONGER: dict[str, Any] = {"max_tokens": 96}
@@ -27,7 +27,8 @@ ANSWER = {"role": "assistant", "content": "Hello."}
 async def blocks(server: CheckedServer, *, use: str = "", **fields: Any) -> tuple[list[dict[str, Any]], str]:
     """The blocks of a whole answer, and its stop_reason."""
     found = await whole(server, MESSAGES, use=use, **fields)
-    content = field(found, "content", list)
+    field(found, "content", list)
+    content = objects(found, "content")
     for block in content:
         kind = field(block, "type", str)
         expect(kind in KINDS, "a type of Anthropic's", kind)

@@ -81,11 +81,12 @@ async def messages_stream_events(server: CheckedServer) -> None:
 async def message_streams_end_with_the_true_usage(server: CheckedServer) -> None:
     tokens = field(field(await whole(server, MESSAGES, max_tokens=3), "usage", dict), "input_tokens", int)
     found = typed_events(await ask(server, MESSAGES, max_tokens=3, stream=True))
-    (end,) = [event for event in found if event["type"] == "message_delta"] or [{}]
-    usage = field(end, "usage", dict)
+    ends = [event for event in found if event["type"] == "message_delta"]
+    same("count of message_delta", 1, len(ends))
+    usage = field(ends[0], "usage", dict)
     same("output_tokens", 3, field(usage, "output_tokens", int))
     same("input_tokens", tokens, field(usage, "input_tokens", int))
-    same("stop_reason", "max_tokens", field(field(end, "delta", dict), "stop_reason", str))
+    same("stop_reason", "max_tokens", field(field(ends[0], "delta", dict), "stop_reason", str))
 
 
 @covers(124)

@@ -10,7 +10,7 @@ from vllama_pool.router.compat.checks.generate import SCHEMA
 from vllama_pool.router.compat.checks.images import PICTURE
 from vllama_pool.router.compat.checks.v1_requests import CHAT, ask, choice, counts, refused, whole
 from vllama_pool.router.compat.event_stream import chunks
-from vllama_pool.router.compat.expect import Skipped, expect, field, parsed, same
+from vllama_pool.router.compat.expect import Skipped, expect, field, objects, parsed, same
 from vllama_pool.router.compat.server import CheckedServer
 
 LONGER: dict[str, Any] = {"max_tokens": 96}
@@ -66,7 +66,7 @@ async def streamed(server: CheckedServer, *, use: str = "", **fields: Any) -> tu
         for key in ("content", "reasoning"):
             answer[key] += text(delta, key)
             expect(not reasons or not text(delta, key), "no text after the end", delta)
-        for call in delta.get("tool_calls") or ():
+        for call in objects(delta, "tool_calls"):
             add_call(answer["calls"], call)
         reason = only.get("finish_reason")
         reasons += [reason] if reason is not None else []
@@ -245,7 +245,7 @@ def is_call(call: dict[str, Any]) -> None:
 @covers(114)
 async def chats_call_tools(server: CheckedServer) -> None:
     found, reason = await message(server, use="tools", messages=[QUESTION], tools=[WEATHER], **ROOM)
-    calls = found.get("tool_calls") or []
+    calls = objects(found, "tool_calls")
     if not calls:
         raise Skipped(f"{server.model('tools')} did not call the tool")
     same("finish_reason", "tool_calls", reason)

@@ -10,7 +10,7 @@ from typing import Any
 from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.checks.embeddings import TEXTS, TOLERANCE, is_vector, length, nearly_equal
 from vllama_pool.router.compat.checks.v1_requests import EMBEDDINGS, ask, refused, whole
-from vllama_pool.router.compat.expect import Differs, expect, field, same
+from vllama_pool.router.compat.expect import Differs, expect, field, objects, same
 from vllama_pool.router.compat.server import CheckedServer
 
 
@@ -18,17 +18,24 @@ async def entries(server: CheckedServer, **fields: Any) -> list[Any]:
     """What `embedding` holds, text by text."""
     found = await whole(server, EMBEDDINGS, **fields)
     same("object", "list", field(found, "object", str))
-    data = field(found, "data", list)
+    data = objects(found, "data")
     for index, entry in enumerate(data):
         same("object", "embedding", field(entry, "object", str))
         same("index", index, field(entry, "index", int))
     return [entry.get("embedding") for entry in data]
 
 
+async def vector(server: CheckedServer, **fields: Any) -> list[float]:
+    """The vector of one text."""
+    found = await vectors(server, **fields)
+    same("count of vectors", 1, len(found))
+    return found[0]
+
+
 async def vectors(server: CheckedServer, **fields: Any) -> list[list[float]]:
     found = await entries(server, **fields)
-    for vector in found:
-        is_vector(vector)
+    for each in found:
+        is_vector(each)
     return found
 
 
@@ -55,24 +62,24 @@ async def openai_embeddings_answers(server: CheckedServer) -> None:
 async def openai_embeddings_keep_their_order(server: CheckedServer) -> None:
     batch = await vectors(server, input=TEXTS)
     same("count of vectors", len(TEXTS), len(batch))
-    for text, vector in zip(TEXTS, batch, strict=True):
-        (alone,) = await vectors(server, input=text)
-        expect(nearly_equal(alone, vector), "the vector as for its text alone", vector[:4])
+    for text, together in zip(TEXTS, batch, strict=True):
+        alone = await vector(server, input=text)
+        expect(nearly_equal(alone, together), "the vector as for its text alone", together[:4])
 
 
 @covers(116)
 async def openai_vectors_have_length_one(server: CheckedServer) -> None:
-    for vector in await vectors(server, input=TEXTS):
-        expect(abs(length(vector) - 1) < TOLERANCE, "length 1", length(vector))
+    for each in await vectors(server, input=TEXTS):
+        expect(abs(length(each) - 1) < TOLERANCE, "length 1", length(each))
 
 
 @covers(116)
 async def openai_embeddings_come_as_floats_or_base64(server: CheckedServer) -> None:
-    (plain,) = await vectors(server)
-    (floats,) = await vectors(server, encoding_format="float")
+    plain = await vector(server)
+    floats = await vector(server, encoding_format="float")
     expect(nearly_equal(plain, floats), "floats by default", floats[:4])
-    (packed,) = await entries(server, encoding_format="base64")
-    expect(nearly_equal(plain, decoded(packed)), "the same vector in base64", packed)
+    packed = await entries(server, encoding_format="base64")
+    expect(len(packed) == 1 and nearly_equal(plain, decoded(packed[0])), "the same vector in base64", packed)
 
 
 @covers(116)
@@ -84,13 +91,13 @@ async def an_empty_text_has_an_openai_vector(server: CheckedServer) -> None:
 @covers(116)
 async def openai_vectors_are_truncated_to_dimensions(server: CheckedServer) -> None:
     """OpenAI refuses dimensions for models that were not trained for them."""
-    (full,) = await vectors(server)
+    full = await vector(server)
     half = max(1, len(full) // 2)
     response = await ask(server, EMBEDDINGS, dimensions=half)
     if response.status == 400:
         refused(EMBEDDINGS, response, 400, "dimensions")
         return
-    (found,) = await vectors(server, dimensions=half)
+    found = await vector(server, dimensions=half)
     same("dimensions", half, len(found))
     expect(abs(length(found) - 1) < TOLERANCE, "length 1", length(found))
 

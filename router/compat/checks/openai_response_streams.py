@@ -37,6 +37,9 @@ async def streamed(server: CheckedServer, *, use: str = "", **fields: Any) -> li
         response = field(event, "response", dict)
         same("id", found[0]["response"].get("id"), field(response, "id", str))
         same("model", server.model(use or "chat"), field(response, "model", str))
+    for event in found:
+        if event["type"] in (ADDED, DONE):
+            field(event, "item", dict)
     for event in found[:2]:
         same("status", "in_progress", field(event["response"], "status", str))
     return found
@@ -55,7 +58,7 @@ def by_item(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         same("output_index", len(found) - 1, field(event, "output_index", int))
         found[-1].append(event)
         if kind == DONE:
-            same("id", field(found[-1][0], "item", dict).get("id"), field(field(event, "item", dict), "id", str))
+            same("id", found[-1][0]["item"].get("id"), field(event["item"], "id", str))
             is_open = False
     expect(not is_open and found, f"{DONE} for each item", events[-1])
     return found
@@ -90,13 +93,13 @@ async def responses_stream_events(server: CheckedServer) -> None:
 @covers(118)
 async def responses_stream_the_text_of_a_message(server: CheckedServer) -> None:
     found = await streamed(server, reasoning={"effort": "none"} if await thinks(server) else None)
-    (message,) = [item for item in by_item(found) if item[0]["item"].get("type") == "message"] or [[]]
-    expect(message, "a message", found[-1])
-    kinds = [event["type"] for event in message]
+    messages = [item for item in by_item(found) if item[0]["item"].get("type") == "message"]
+    same("count of messages", 1, len(messages))
+    kinds = [event["type"] for event in messages[0]]
     same("begin of the message", [ADDED, "response.content_part.added"], kinds[:2])
     ends = ["response.output_text.done", "response.content_part.done", DONE]
     same("end of the message", ends, kinds[-3:])
-    same("text", text(output(found[-1]["response"])), deltas(message, "response.output_text"))
+    same("text", text(output(found[-1]["response"])), deltas(messages[0], "response.output_text"))
 
 
 async def thinks(server: CheckedServer) -> bool:

@@ -9,7 +9,7 @@ from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.checks.generate import SCHEMA
 from vllama_pool.router.compat.checks.images import PICTURE
 from vllama_pool.router.compat.checks.v1_requests import RESPONSES, ask, counts, refused, whole
-from vllama_pool.router.compat.expect import Skipped, expect, field, parsed, same
+from vllama_pool.router.compat.expect import Skipped, expect, field, objects, parsed, same
 from vllama_pool.router.compat.server import CheckedServer
 
 LONGER: dict[str, Any] = {"max_output_tokens": 96}
@@ -34,7 +34,7 @@ def output(found: dict[str, Any]) -> list[dict[str, Any]]:
     finished = field(found, "status", str)
     expect(finished in STATUSES, "status completed or incomplete", finished)
     expect(found.get("error") is None, "no error", found.get("error"))
-    items = field(found, "output", list)
+    items = objects(found, "output")
     expect(items, "some output", found)
     for item in items:
         expect(field(item, "id", str), "an id for each item", item)
@@ -51,7 +51,7 @@ def text(items: list[dict[str, Any]]) -> str:
     found = ""
     for item in of_type(items, "message"):
         same("role", "assistant", field(item, "role", str))
-        for part in field(item, "content", list):
+        for part in objects(item, "content"):
             same("type", "output_text", field(part, "type", str))
             found += field(part, "text", str)
             field(part, "annotations", list)
@@ -61,7 +61,7 @@ def text(items: list[dict[str, Any]]) -> str:
 def reasoning(items: list[dict[str, Any]]) -> str:
     """The text of reasoning items: a summary in Ollama, or their content."""
     parts = [
-        part for item in of_type(items, "reasoning") for key in ("summary", "content") for part in item.get(key) or ()
+        part for item in of_type(items, "reasoning") for key in ("summary", "content") for part in objects(item, key)
     ]
     return "".join(field(part, "text", str) for part in parts)
 

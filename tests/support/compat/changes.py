@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -125,3 +125,23 @@ def at_end(found: dict[str, Any]) -> None:
     """Count tokens of a stream as an estimate."""
     if found.get("type") == "message_delta":
         found["usage"]["input_tokens"] = 3
+
+
+def within(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield the objects in a value, at any depth."""
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    for each in value if isinstance(value, list) else ():
+        yield from within(each)
+
+
+def retyped(key: str, value: object) -> Change:
+    """Replace the value of a key, wherever it is."""
+
+    def change(found: dict[str, Any]) -> None:
+        for each in list(within(found)):
+            if key in each:
+                each[key] = value
+
+    return objects(change)

@@ -87,3 +87,16 @@ def test_times_in_other_formats_differ(text: str) -> None:
 def test_times_of_answers_must_be_utc() -> None:
     with pytest.raises(Differs, match="in UTC"):
         expect.timestamp("2026-08-21T10:11:12+02:00", utc=True)
+
+
+def test_a_list_of_objects_may_be_absent() -> None:
+    assert expect.objects({}, "a") == expect.objects({"a": None}, "a") == expect.objects({"a": []}, "a") == []
+    assert expect.objects({"a": [{"b": 1}]}, "a") == [{"b": 1}]
+    for wrong in (5, "x", [1], {"b": 1}):
+        with pytest.raises(Differs, match="a list of objects"):
+            expect.objects({"a": wrong}, "a")
+
+
+def test_a_field_needs_an_object() -> None:
+    with pytest.raises(Differs, match="an object with a"):
+        expect.field([1], "a", int)  # type: ignore[arg-type]
