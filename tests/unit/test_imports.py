@@ -114,7 +114,7 @@ INPUT_OUTPUT = {
 THIRD_PARTY = {
     "litestar": ("router/handlers", "router/app.py", "router/server/error_handlers.py"),
     "redis": ("workers/registry",),
-    "backports": ("router/server/zstd_stream.py",),
+    "backports": ("router/compat/checks/compressed_bodies.py", "router/server/zstd_stream.py"),
     "multipart": ("router/protocol/openai/form.py",),
     "httptools": ("router/upstream", "router/server/request_reader.py", "router/compat/wire.py", "workers/simulated"),
     "httpx": ("workers/vllm", "workers/agent", "router/discovery", "router/wiring.py", "router/cli/commands"),

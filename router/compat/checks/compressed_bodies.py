@@ -1,11 +1,12 @@
 """Request bodies compressed with zstd, as Codex sends them.
 
-The frames hold raw and repeated blocks, so that no compressor is needed (RFC 8878, 3.1.1).
+Frames that no compressor writes are built from raw and repeated blocks (RFC 8878, 3.1.1).
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 
 from vllama_pool.router.compat.checks.check import Check, covers
@@ -44,9 +45,19 @@ async def send(server: CheckedServer, path: str, body: bytes, coding: str = "zst
     return await server.send("POST", path, body, headers={"Content-Encoding": coding})
 
 
+def compressed(data: bytes) -> bytes:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return bytes(zstd.compress(data))
+
+
 async def _decompressed(server: CheckedServer, route: Route) -> None:
-    for blanks in (0, 2 * MAX_BLOCK):
-        found = json_object(await send(server, route.path, frame(request(server, route), blanks=blanks)))
+    body = request(server, route)
+    padded = json.dumps({**json.loads(body), "no_such_key": "to be compressed " * 500}).encode()
+    for data in (compressed(body), compressed(padded), frame(body), frame(body, blanks=2 * MAX_BLOCK)):
+        found = json_object(await send(server, route.path, data))
         same("model", server.model(route.use), field(found, "model", str))
 
 

@@ -11,7 +11,7 @@ from tests.support.compat.messages_route import messages
 from tests.support.compat.openai_routes import chat, completions, embeddings
 from tests.support.compat.reply import MODELS, Refused, known
 from tests.support.compat.responses_route import responses
-from tests.support.compat.zstd_frames import InvalidFrame, decompress
+from tests.support.compat.zstd_bodies import InvalidBody, decompress
 from vllama_pool.router.compat.server import CheckedServer
 from vllama_pool.router.compat.wire import RawResponse, ServerUrl
 
@@ -51,7 +51,7 @@ def answer(path: str, data: bytes, coding: str) -> RawResponse:
         if body.get("model") == "vllama-compat:cloud":
             return json_response(403, {"error": "ollama cloud is disabled: remote model is unavailable"})
         items = list(ROUTES[path](body))
-    except InvalidFrame as error:
+    except InvalidBody as error:
         return json_response(400, {"error": str(error)})
     except Refused as refused:
         return json_response(refused.status, error_body(path, refused.status, refused.text))
