@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 import msgspec
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
@@ -16,6 +17,7 @@ MAX_FIELD = 64 * 1024
 """Bytes of a field that is a text."""
 NOT_A_FORM = "this route takes a form; send multipart/form-data"
 _FORM = "multipart/form-data"
+_EXTENDED_NAME = re.compile(r"filename\*=[^';]*'[^';]*'([^;]*)", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _MEDIA_TYPE = re.compile(r"(?:audio|video)/[a-z0-9.+-]{1,64}")
 _OTHER = "application/octet-stream"
@@ -69,12 +71,22 @@ def _segments(boundary: str, body: bytes) -> Iterable[tuple[MultipartSegment, by
                 yield segment, value
 
 
+def _filename(segment: MultipartSegment) -> str | None:
+    """Return the name of a file, also of one that is not ASCII in the style of RFC 5987; None for a text."""
+    name: str | None = segment.filename
+    if name is not None:
+        return name
+    extended = _EXTENDED_NAME.search(segment.header("Content-Disposition") or "")
+    return unquote(extended[1]) if extended else None
+
+
 def _add(form: Form, segment: MultipartSegment, value: bytes, max_file: int) -> None:
     name = segment.name or ""
-    if segment.filename is not None:
+    filename = _filename(segment)
+    if filename is not None:
         if len(value) > max_file:
             raise TooLarge(f"the file '{name}' is larger than {max_file / 2**20:g} MiB; send it in parts")
-        form.files.setdefault(name, FormFile(value, safe_name(segment.filename), _media_type(segment.content_type)))
+        form.files.setdefault(name, FormFile(value, safe_name(filename), _media_type(segment.content_type)))
         return
     if len(value) > MAX_FIELD:
         raise BadRequest(f"Invalid '{name}': longer than {MAX_FIELD // 1024} KiB.", param=name)

@@ -15,10 +15,9 @@ from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import json_lines
 from vllama_pool.router.protocol.openai import requests
-from vllama_pool.router.protocol.openai.chunks import ChunkStream
 from vllama_pool.router.protocol.openai.form import NOT_A_FORM, FormFile, build_form, parse_form
 from vllama_pool.router.protocol.openai.model_kinds import TRANSCRIPTION
-from vllama_pool.router.protocol.openai.transcripts import WRITERS, TranscriptAnswer
+from vllama_pool.router.protocol.openai.transcripts import WRITERS, TranscriptAnswer, TranscriptStream
 from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm.request_body import invalid_value, not_for_clients
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
@@ -158,7 +157,7 @@ def adapt(request: TranscriptionRequest, info: ModelInfo, defaults: Defaults, *r
 
 def translator(request: TranscriptionRequest, timing: Timing, clock: Clock) -> StreamTranslator:
     if request.stream:
-        return ChunkStream(request.model, 1, request.stream_include_usage is True)
+        return TranscriptStream(request.model, 1, request.stream_include_usage is True)
     write = WRITERS.get(request.response_format or "json")
     return WholeAnswer(request.model) if write is None else TranscriptAnswer(request.model, write)
 

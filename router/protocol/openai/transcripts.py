@@ -1,4 +1,4 @@
-"""Transcripts in the formats of the client: JSON as vLLM writes it, plain text, or subtitles."""
+"""Transcripts in the formats of the client: plain text, subtitles, and streams that OpenAI's clients read too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Final
 
 import msgspec
 
+from vllama_pool.router.protocol.openai.chunks import ChunkStream
 from vllama_pool.router.protocol.operation import StreamFailure
+from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
 
 INVALID = "the worker's transcript is invalid"
@@ -46,6 +48,46 @@ class TranscriptAnswer(WholeAnswer):
         except msgspec.ValidationError:
             self.done, self.failure = False, StreamFailure(502, INVALID)
             return b""
+
+
+class TranscriptStream(ChunkStream):
+    """Adds the fields of OpenAI's events to vLLM's, so that clients of either understand them."""
+
+    __slots__ = ("_texts",)
+
+    def __init__(self, name: str, choices: int, include_usage: bool) -> None:
+        super().__init__(name, choices, include_usage)
+        self._texts: list[str] = []
+
+    def passed(self, data: bytes, count: int) -> bytes | None:
+        return None
+
+    def read(self, event: bytes, payload: bytes) -> bytes:
+        relayed = super().read(event, payload)
+        if self.failure is not None or not relayed:
+            return relayed
+        if self.done:
+            return self._whole_text() + relayed
+        text = _text(api.decode_chunk(payload))
+        if text is None:
+            return relayed
+        self._texts.append(text)
+        return b'%b,"type":"transcript.text.delta","delta":%b}\n\n' % (relayed.rstrip()[:-1], api.encode(text))
+
+    def end(self) -> bytes:
+        rest = super().end()
+        return self._whole_text() + rest if rest else rest
+
+    def _whole_text(self) -> bytes:
+        done = {"object": "transcription.chunk", "model": self.name, "choices": [], "type": "transcript.text.done"}
+        return b"data: %b\n\n" % api.encode({**done, "text": "".join(self._texts)})
+
+
+def _text(chunk: api.VllmChunk) -> str | None:
+    """Return the text of an event; None if it has none, such as the usage."""
+    if not chunk.choices or chunk.choices[0].delta is None:
+        return None
+    return chunk.choices[0].delta.content or ""
 
 
 def _plain(transcript: Transcript) -> str:

@@ -78,8 +78,11 @@ async def test_a_stream_has_the_clients_name_and_the_usage_is_logged(running: Fl
     assert events[-1] == "[DONE]"
     chunks = [json.loads(each) for each in events[:-1]]
     assert {each["model"] for each in chunks} == {"org/ears"}
+    *chunks, last = chunks
     assert all(each["choices"] for each in chunks)  # the usage was not asked for
     text = "".join(each["choices"][0]["delta"]["content"] for each in chunks)
+    assert (last["type"], last["text"]) == ("transcript.text.done", text)
+    assert "".join(each["delta"] for each in chunks) == text
     assert text == (await transcribe(running)).json()["text"]
     record = await running.record("audio-stream")
     assert (record["operation"], record["completion_tokens"] > 0) == ("v1 transcriptions", True)

@@ -106,6 +106,11 @@ def test_a_file_over_the_limit_is_a_413() -> None:
     assert caught.value.text.startswith("the file 'file' is larger than 0.999999 MiB")
 
 
+@pytest.mark.parametrize("name", ["filename*=utf-8''%C3%A9t%C3%A9.mp3", "filename*=UTF-8'fr'%C3%A9.mp3"])
+def test_names_of_files_may_be_encoded(name: str) -> None:
+    assert parsed(part("file", b"\xff", f"; {name}")).files["file"].name.endswith(".mp3")
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -200,6 +200,9 @@ def test_a_stream_passes_with_the_clients_name_and_the_usage_only_if_asked_for(a
     text = "".join(choice["delta"]["content"] for each in events for choice in each["choices"])
     assert text == "Hi there you"
     assert (b'"usage"' in out) is asked
+    typed = [each for each in events if "type" in each]
+    assert [each["type"] for each in typed] == ["transcript.text.delta"] * 3 + ["transcript.text.done"]
+    assert "".join(each.get("delta", "") for each in typed) == typed[-1]["text"] == text
     assert out.endswith(DONE)
     assert translator.done
     assert (translator.usage.prompt_tokens, translator.usage.completion_tokens) == (4, 2)
