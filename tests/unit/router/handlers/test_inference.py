@@ -153,8 +153,8 @@ class Router:
             raise self.begin_error
         return self.forwarder.begin(call, record, client, on_answer)
 
-    async def handle(self, client: Client) -> None:
-        scope = http_scope("POST", "/api/chat")
+    async def handle(self, client: Client, **headers: str) -> None:
+        scope = http_scope("POST", "/api/chat", **headers)
         if self.signal is not None:
             scope[SIGNAL] = client.signal = self.signal
         self.records.append(scope[RECORD])
@@ -403,6 +403,22 @@ async def test_an_invalid_or_large_body_is_refused_before_a_worker_is_sought(bod
     client = Client(body_part(body, more=False))
     await router.handle(client)
     assert (client.status, router.record.status, router.calls) == (status, status, [])
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=b", "Multipart/Form-Data", "application/json", ""])
+async def test_a_form_is_decoded_with_its_content_type_where_an_operation_takes_forms(kind: str) -> None:
+    router = Router(b"hi!")
+    decoded: list[str] = []
+
+    def decode_form(content_type: str, body: bytes) -> Any:
+        decoded.append(content_type)
+        return CHAT.decode(body)
+
+    router.operation = dataclasses.replace(router.operation, decode_form=decode_form)
+    client = Client(chat())
+    await router.handle(client, content_type=kind)
+    assert client.status == 200
+    assert decoded == ([kind] if kind.lower().startswith("multipart") else [])
 
 
 async def test_an_unexpected_exception_is_raised_and_leaves_nothing_in_flight() -> None:
