@@ -65,7 +65,7 @@ def decode(body: bytes) -> ResponsesCall:
     fields = responses_requests.decode(body)
     given = fields.input or ""
     conversation = responses_input.conversation(given, fields.instructions)
-    tools = select([*(fields.tools or ()), *responses_input.brought_tools(given)], fields.tool_choice)
+    tools = select([("tools", fields.tools or ()), *responses_input.brought_tools(given)], fields.tool_choice)
     return ResponsesCall(fields, conversation, tools, responses_input.unfinished(given))
 
 

@@ -11,7 +11,7 @@ from vllama_pool.router.errors import BadRequest
 from vllama_pool.router.protocol.openai.messages import NO_FILES, ImageLink, Message, Part, check_data_uri
 from vllama_pool.router.protocol.openai.responses_items import Content, Item
 from vllama_pool.router.protocol.openai.responses_reasoning import readable
-from vllama_pool.router.protocol.openai.responses_tools import Tool, flat_name
+from vllama_pool.router.protocol.openai.responses_tools import Found, flat_name
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.request_body import missing_field
 
@@ -64,11 +64,15 @@ def conversation(request_input: str | Sequence[Item], instructions: str | None) 
     return [*first, *reader.messages]
 
 
-def brought_tools(request_input: str | Sequence[Item]) -> list[Tool]:
+def brought_tools(request_input: str | Sequence[Item]) -> Found:
     """Return the tools of items."""
     if isinstance(request_input, str):
         return []
-    return [tool for item in request_input if item.type in BRINGS_TOOLS for tool in item.tools or ()]
+    return [
+        (f"input[{position}].tools", item.tools or [])
+        for position, item in enumerate(request_input)
+        if item.type in BRINGS_TOOLS
+    ]
 
 
 def unfinished(request_input: str | Sequence[Item]) -> str | None:

@@ -14,7 +14,7 @@ import msgspec
 from vllama_pool.router.errors import BadRequest
 from vllama_pool.router.protocol.openai import requests
 from vllama_pool.router.protocol.openai.responses_items import Item
-from vllama_pool.router.protocol.openai.responses_tools import Tool, ToolChoice
+from vllama_pool.router.protocol.openai.responses_tools import Tool, ToolChoice, object_or_absent
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.request_body import BodyDecoder, missing_field, not_for_clients
 
@@ -157,6 +157,8 @@ def _check_text(text: TextOptions | None) -> None:
             for name in ("name", "schema"):
                 if not getattr(text.format, name):
                     raise missing_field(f"text.format.{name}")
+            if not object_or_absent(text.format.schema, "text.format.schema"):
+                raise missing_field("text.format.schema")
 
 
 def _reasoning(options: ReasoningOptions | None) -> ReasoningOptions | None:

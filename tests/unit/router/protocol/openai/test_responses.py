@@ -152,6 +152,15 @@ def test_fields_that_reach_into_the_server_are_refused(name: str) -> None:
         ({"text": {"format": {}}}, "Missing required parameter: 'text.format.type'.", "text.format.type"),
         ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "Missing required", "text.format.name"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "Missing required", "text.format.schema"),
+        *(
+            ({"text": {"format": {"type": "json_schema", "name": "n", "schema": schema}}}, text, "text.format.schema")
+            for schema, text in ((None, "Missing required"), ("x", "Invalid type for 'text.format.schema'"))
+        ),
+        (
+            {"input": [{"type": "additional_tools", "tools": [{}]}, USER]},
+            "Invalid value: ''.",
+            "input[0].tools[0].type",
+        ),
         ({"chat_template_kwargs": {"tools": True}}, "'chat_template_kwargs.tools' is", "chat_template_kwargs.tools"),
         ({"tools": "x"}, "Invalid type for 'tools'", "tools"),
     ],

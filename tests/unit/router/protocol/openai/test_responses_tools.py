@@ -20,8 +20,9 @@ CUSTOM = {"type": "custom", "name": "c", "description": "d"}
 
 def select(tools: list[dict[str, Any]] | None, choice: Any = None) -> dict[str, Any]:
     """Return what is sent to vLLM."""
-    decoded = msgspec.convert(tools, list[Tool] | None) if tools is None else _decoded(tools)
-    selected = responses_tools.select(decoded, msgspec.convert(choice, str | ToolChoice | None))
+    selected = responses_tools.select(
+        [("tools", _decoded(tools or []))], msgspec.convert(choice, str | ToolChoice | None)
+    )
     result: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(selected))
     return result
 
@@ -41,8 +42,9 @@ def test_functions_keep_what_vllm_reads() -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"parameters": None}])
 def test_a_function_needs_no_parameters(fields: dict[str, Any]) -> None:
-    tool = {"type": "function", "name": "f", **fields}
-    assert select([tool, {**SPACE, "tools": [tool]}])["sent"] == [tool, {**SPACE, "tools": [tool]}]
+    tool = {"type": "function", "name": "f"}
+    given = {**tool, **fields}
+    assert select([given, {**SPACE, "tools": [given]}])["sent"] == [tool, {**SPACE, "tools": [tool]}]
 
 
 def test_functions_of_namespaces_stay_in_them() -> None:
@@ -120,6 +122,8 @@ def test_only_allowed_tools_remain(mode: str) -> None:
         ([{"name": "f"}], None, "Invalid value: ''.", "tools[0].type"),
         ([{"type": "function"}], None, "Missing required parameter: 'tools[0].name'.", "tools[0].name"),
         ([{**SPACE, "tools": [{"type": "x"}]}], None, "Invalid value: 'x'.", "tools[0].tools[0].type"),
+        ([function(parameters="x")], None, "Invalid type for 'tools[0].parameters': expected an object.", None),
+        ([function(parameters=[])], None, "Invalid type for 'tools[0].parameters': expected an object.", None),
         ([function()], "any", "Invalid value: 'any'. Supported values are: 'none', 'auto', 'required'.", "tool_choice"),
         ([function()], {"type": "function", "name": "g"}, "Tool choice 'g' not found", "tool_choice"),
         ([function()], {"type": "function"}, "Missing required parameter: 'tool_choice.name'.", "tool_choice.name"),
@@ -133,4 +137,4 @@ def test_invalid_tools_are_refused(tools: Any, choice: Any, text: str, param: st
     with pytest.raises(BadRequest) as caught:
         select(tools, choice)
     assert caught.value.text.startswith(text)
-    assert caught.value.param == param
+    assert caught.value.param == (param or "tools[0].parameters")
