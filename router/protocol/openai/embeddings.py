@@ -43,7 +43,7 @@ def decode(body: bytes) -> EmbeddingRequest:
     encoding = _encoding(request.encoding_format)
     _check_input(request.input)
     pooling.check(request)
-    pooling.at_least("dimensions", request.dimensions, 1)
+    pooling.check_integer("dimensions", request.dimensions, 1)
     return msgspec.structs.replace(request, encoding_format=encoding)
 
 

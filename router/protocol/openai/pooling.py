@@ -18,6 +18,7 @@ from vllama_pool.workers.registry.record import ModelInfo
 
 MAX_INPUTS = 2048
 """Texts of one request, as in OpenAI's API; each takes a place in the worker's batch."""
+MAX_INTEGER = 2**31 - 1
 REFUSED: Final = {
     "chat_template": "the model's own template is used",
     "cache_salt": "leave it out",
@@ -46,13 +47,22 @@ class PoolingRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
 def check(request: PoolingRequest) -> None:
     """Raises BadRequest."""
     requests.require_model(request.model)
-    at_least("truncate_prompt_tokens", request.truncate_prompt_tokens, -1)
+    check_integer("truncate_prompt_tokens", request.truncate_prompt_tokens, -1)
 
 
-def at_least(name: str, value: int | None, minimum: int) -> None:
+def check_integer(name: str, value: int | None, minimum: int) -> None:
     """Raises BadRequest."""
-    if value is not None and value < minimum:
+    if value is None:
+        return
+    if value < minimum:
         raise requests.below_minimum(name, value, minimum)
+    if value > MAX_INTEGER:
+        raise BadRequest(
+            f"Invalid '{name}': integer above maximum value. Expected a value <= {MAX_INTEGER}, but got {value} "
+            "instead.",
+            param=name,
+            code="integer_above_max_value",
+        )
 
 
 def check_length(name: str, items: Sequence[object]) -> None:

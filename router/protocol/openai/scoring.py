@@ -82,7 +82,7 @@ def decode_rerank(body: bytes) -> RerankRequest:
         raise missing_field("documents")
     _check_item("query", request.query)
     _check_items("documents", request.documents)
-    pooling.at_least("top_n", request.top_n, 0)
+    pooling.check_integer("top_n", request.top_n, 0)
     return request
 
 
@@ -102,7 +102,7 @@ def _checked(request: RequestT, body: bytes) -> RequestT:
     pooling.check(request)
     requests.check_template_kwargs(request.chat_template_kwargs)
     for name in ("max_tokens_per_query", "max_tokens_per_doc"):
-        pooling.at_least(name, getattr(request, name), 0)
+        pooling.check_integer(name, getattr(request, name), 0)
     return request
 
 

@@ -120,6 +120,8 @@ def test_format_and_input_are_reported_before_the_model() -> None:
     [
         ({"dimensions": 0}, "dimensions"),
         ({"dimensions": -5}, "dimensions"),
+        ({"dimensions": 10**30}, "dimensions"),
+        ({"truncate_prompt_tokens": 2**31}, "truncate_prompt_tokens"),
         ({"dimensions": "64"}, "dimensions"),
         ({"dimensions": 1.5}, "dimensions"),
         ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),

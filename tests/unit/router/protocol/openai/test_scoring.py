@@ -108,6 +108,7 @@ def test_further_fields_of_a_score_are_forwarded() -> None:
         ({"documents": [5]}, "documents[0]", "Invalid type for 'documents[0]'"),
         ({"query": ["q"]}, "query", "Invalid type for 'query'"),
         ({"top_n": -1}, "top_n", "Invalid 'top_n': integer below minimum value."),
+        ({"top_n": 2**31}, "top_n", "Invalid 'top_n': integer above maximum value. Expected a value <= 2147483647,"),
         ({"top_n": "3"}, "top_n", "Invalid type for 'top_n'"),
         ({"max_tokens_per_doc": -1}, "max_tokens_per_doc", "Invalid 'max_tokens_per_doc'"),
         ({"max_tokens_per_query": -1}, "max_tokens_per_query", "Invalid 'max_tokens_per_query'"),
