@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients.fleets import ChatFleet, SlowFleet
+from tests.support.clients.fleets import (
+    EMBEDDER,
+    SLOW,
+    THINKER,
+    ChatFleet,
+    SlowFleet,
+    simulated_chat,
+    simulated_slow,
+)
 from tests.support.clients.scenarios import ScenarioTests
 from tests.support.clients.stock_clients import KINDS, StockClient, client, started
 from tests.support.fleet.live import fleet
@@ -16,40 +24,19 @@ from vllama_pool.workers.simulated.options import Options
 __all__ = ["TestSimulated", "client", "started"]
 pytestmark = pytest.mark.clients
 
-MODEL = Options(
-    model="thinker",
-    tokens_per_second=2000,
-    ttft=0.01,
-    answer_tokens=12,
-    max_model_len=4096,
-    per_request_metrics=True,
-    tool_calls=True,
-    tool_parser=True,
-    reasoning=True,
-)
-EMBEDDER = Options(model="embedder", embedding=True)
 FAST = Options(model="fast", tokens_per_second=1e6, ttft=0.01, answer_tokens=3)
-SLOW = Options(model="slow", tokens_per_second=20, ttft=0.01, answer_tokens=4000)
 
 
 class TestSimulated(ScenarioTests):
     @pytest.fixture
     async def chat_fleet(self, tmp_path: Path) -> AsyncIterator[ChatFleet]:
-        async with fleet(tmp_path, {"a": MODEL, "b": MODEL, "c": EMBEDDER}) as running:
-            yield ChatFleet(
-                url=running.url,
-                model="thinker",
-                embedder="embedder",
-                answer_prefix="Simulated answer to:",
-                thoughts="The user asked something.",
-                tool_arguments={"city": "simulated", "unit": "simulated"},
-                context=4096,
-            )
+        async with fleet(tmp_path, {"a": THINKER, "b": THINKER, "c": EMBEDDER}) as running:
+            yield simulated_chat(running.url)
 
     @pytest.fixture
     async def slow_fleet(self, tmp_path: Path) -> AsyncIterator[SlowFleet]:
         async with fleet(tmp_path, {"a": SLOW}) as running:
-            yield SlowFleet(running.url, SLOW.model, "hello", running["a"].url, SLOW.answer_tokens)
+            yield simulated_slow(running.url, running["a"].url)
 
     @pytest.fixture
     def schema_model(self, chat_fleet: ChatFleet) -> dict[str, str]:

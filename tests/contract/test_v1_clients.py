@@ -10,7 +10,15 @@ import pytest_asyncio
 
 from tests.support.clients.anthropic_scenarios import AnthropicScenarioTests
 from tests.support.clients.checks import GREETING, OPTIONS
-from tests.support.clients.fleets import ChatFleet, SlowFleet
+from tests.support.clients.fleets import (
+    EMBEDDER,
+    SLOW,
+    THINKER,
+    ChatFleet,
+    SlowFleet,
+    simulated_chat,
+    simulated_slow,
+)
 from tests.support.clients.openai_scenarios import OpenAIScenarioTests, ResponsesScenarioTests
 from tests.support.clients.stock_clients import StockClient, client, started
 from tests.support.clients.v1_scenarios import V1ScenarioTests, api, for_v1_clients_with, raised_by
@@ -24,19 +32,6 @@ from vllama_pool.workers.simulated.options import Options
 __all__ = ["client", "started"]
 pytestmark = [pytest.mark.clients, pytest.mark.asyncio(loop_scope="module")]
 
-THINKER = Options(
-    model="thinker",
-    tokens_per_second=2000,
-    ttft=0.01,
-    answer_tokens=12,
-    max_model_len=4096,
-    per_request_metrics=True,
-    tool_calls=True,
-    tool_parser=True,
-    reasoning=True,
-)
-EMBEDDER = Options(model="embedder", embedding=True)
-SLOW = Options(model="slow", tokens_per_second=20, ttft=0.01, answer_tokens=4000)
 WHISPER = Options(model="whisper", transcription=True, tokens_per_second=2000, ttft=0.01, answer_tokens=8)
 PATHS = (*INFERENCE, "/v1/messages")
 FAILING = Options(
@@ -80,20 +75,12 @@ async def keyed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
 
 @pytest.fixture
 def chat_fleet(running: Fleet) -> ChatFleet:
-    return ChatFleet(
-        url=running.url,
-        model="thinker",
-        embedder="embedder",
-        answer_prefix="Simulated answer to:",
-        thoughts="The user asked something.",
-        tool_arguments={"city": "simulated", "unit": "simulated"},
-        context=4096,
-    )
+    return simulated_chat(running.url)
 
 
 @pytest.fixture
 def slow_fleet(running: Fleet) -> SlowFleet:
-    return SlowFleet(running.url, SLOW.model, "hello", running["d"].url, SLOW.answer_tokens)
+    return simulated_slow(running.url, running["d"].url)
 
 
 class TestSimulated(V1ScenarioTests):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from tests.support.clients.fleets import ChatFleet, SlowFleet
 from tests.support.clients.stock_clients import StockClient
@@ -53,6 +56,15 @@ async def check_thinking_on_and_off(client: StockClient, chat_fleet: ChatFleet, 
     result = await client.run(scenario, chat_fleet.at, question=GREETING, on=False, options=OPTIONS)
     assert result["thinking"] == ""
     assert result["text"].startswith(chat_fleet.answer_prefix)
+
+
+async def check_embeddings(client: StockClient, chat_fleet: ChatFleet) -> None:
+    """Embeddings are normalised and in the order of the inputs."""
+    texts = ["why is the sky blue", "hello", "why is the sky blue"]
+    first, second, third = await client.run("embed", chat_fleet.at, texts=texts)
+    assert first == pytest.approx(third, abs=1e-3)
+    assert second != pytest.approx(first, abs=1e-2)
+    assert [math.hypot(*vector) for vector in (first, second)] == pytest.approx([1, 1], abs=1e-4)
 
 
 async def check_sixteen_chats(client: StockClient, chat_fleet: ChatFleet) -> None:

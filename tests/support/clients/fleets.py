@@ -8,6 +8,22 @@ from dataclasses import dataclass
 import httpx
 
 from tests.support.until import auntil
+from tests.support.vllm.servers import VllmServer
+from vllama_pool.workers.simulated.options import Options
+
+THINKER = Options(
+    model="thinker",
+    tokens_per_second=2000,
+    ttft=0.01,
+    answer_tokens=12,
+    max_model_len=4096,
+    per_request_metrics=True,
+    tool_calls=True,
+    tool_parser=True,
+    reasoning=True,
+)
+EMBEDDER = Options(model="embedder", embedding=True)
+SLOW = Options(model="slow", tokens_per_second=20, ttft=0.01, answer_tokens=4000)
 
 
 @dataclass(frozen=True)
@@ -65,3 +81,39 @@ class SlowFleet:
         values = re.findall(pattern, page, re.MULTILINE)
         assert values, f"no {pattern}"
         return sum(int(float(value)) for value in values)
+
+
+def simulated_chat(url: str) -> ChatFleet:
+    """The fleet of a router with THINKER and EMBEDDER."""
+    return ChatFleet(
+        url=url,
+        model=THINKER.model,
+        embedder=EMBEDDER.model,
+        answer_prefix="Simulated answer to:",
+        thoughts="The user asked something.",
+        tool_arguments={"city": "simulated", "unit": "simulated"},
+        context=THINKER.max_model_len,
+    )
+
+
+def simulated_slow(url: str, worker: str) -> SlowFleet:
+    return SlowFleet(url, SLOW.model, "hello", worker, SLOW.answer_tokens)
+
+
+def tiny_qwen3_chat(url: str, chat: VllmServer, embedder: VllmServer) -> ChatFleet:
+    """The fleet of a router with tiny-qwen3 (see tests/support/vllm/models/qwen3.py) and an embedding model."""
+    return ChatFleet(
+        url=url,
+        model=chat.model,
+        embedder=embedder.model,
+        answer_prefix="Hello! I am a tiny llama 🦙 and I count:",
+        thoughts="The user said something. I greet.",
+        tool_arguments={"city": "Paris", "unit": "celsius"},
+        context=1024,
+    )
+
+
+def smollm2_slow(url: str, server: VllmServer) -> SlowFleet:
+    """A tiny model's engine would finish before its server has sent the first token."""
+    question = "Write all numbers from one to five hundred, separated by commas."
+    return SlowFleet(url, server.model, question, server.url, answer_tokens=2000)
