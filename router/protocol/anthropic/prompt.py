@@ -10,7 +10,7 @@ from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
 from vllama_pool.router.protocol import capabilities
 from vllama_pool.router.protocol.anthropic import conversation, messages, thinking, tools
 from vllama_pool.router.protocol.anthropic.blocks import Block, Text
-from vllama_pool.router.protocol.anthropic.events import MessageStream
+from vllama_pool.router.protocol.anthropic.events import FAILED, MessageStream
 from vllama_pool.router.protocol.anthropic.requests import (
     COUNT_TOKENS,
     MESSAGES,
@@ -20,7 +20,14 @@ from vllama_pool.router.protocol.anthropic.requests import (
     Prompt,
     refuse_server_fields,
 )
-from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
+from vllama_pool.router.protocol.operation import (
+    Clock,
+    NextStep,
+    PreflightRequest,
+    StreamTranslator,
+    Timing,
+    UpstreamRequest,
+)
 from vllama_pool.router.protocol.vllm import api, limits, strict_templates
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
@@ -86,19 +93,41 @@ def prepare(request: Prompt, plan: ModelPlan) -> UpstreamRequest:
     return _send(request, plan)
 
 
-def adapt(request: Prompt, plan: ModelPlan, *refusals: AttemptFailed) -> UpstreamRequest | None:
-    """Change what the template refuses, leave out what the worker refuses of thinking, and apply limits."""
-    capabilities.explain_refusal(refusals[-1], request.model, messages.required_capabilities(request.messages or ()))
-    _explain_context(refusals[-1])
-    if _BROKEN_CALL.search(refusals[-1].text):
+def adapt(request: Prompt, plan: ModelPlan, *refusals: AttemptFailed) -> NextStep | None:
+    """Change what the template refuses, leave out what the worker refuses of thinking, and apply limits.
+
+    vLLM hides the text of a refusal within a stream, so the worker is asked for it. Raises Refused.
+    """
+    last = refusals[-1]
+    if last.text == FAILED:
+        return _question(request, plan, refusals) if last.status < 500 else None
+    capabilities.explain_refusal(last, request.model, messages.required_capabilities(request.messages or ()))
+    _explain_context(last)
+    if _BROKEN_CALL.search(last.text):
         raise Refused(BROKEN_CALL, status=400)
-    form = _form_after(request, plan, refusals)
+    hidden = any(refusal.text == FAILED for refusal in refusals)
+    form = strict_templates.unchanged if hidden else _form_after(request, plan, refusals)
     if form is None:
         return None
     adapted = _send(request, plan, refusals, form)
     if form is strict_templates.unchanged and adapted == _send(request, plan, refusals[:-1]):
+        if hidden:
+            raise last
         return None
     return adapted
+
+
+def _question(request: Prompt, plan: ModelPlan, refusals: Sequence[AttemptFailed]) -> PreflightRequest:
+    """Ask for the same answer, but for one token and not streamed."""
+    asked = request.copy()
+    if isinstance(asked, MessagesRequest):
+        asked.streamed, asked.max_tokens = None, 1
+    step = _send(asked, plan, refusals)
+
+    def unexplained(_: bytes) -> NextStep:
+        raise refusals[-1]
+
+    return PreflightRequest(step.path, step.body, unexplained)
 
 
 def _form_after(request: Prompt, plan: ModelPlan, refusals: Sequence[AttemptFailed]) -> strict_templates.Form | None:

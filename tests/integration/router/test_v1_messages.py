@@ -199,6 +199,14 @@ async def test_a_worker_that_fails_in_mid_stream_ends_it_with_an_error_event(pai
     assert "validation" not in found[-1]["error"]["message"]
 
 
+async def test_a_refusal_within_a_stream_has_the_text_of_a_whole_answers(pair: Fleet) -> None:
+    for name in ("a", "b"):
+        pair[name].set_faults([faults.Error(after_tokens=0, status=400)])
+    whole = error(await ask(pair))
+    assert error(await ask(pair, stream=True)) == whole
+    assert "the worker failed" not in whole
+
+
 async def test_a_client_that_leaves_frees_its_worker(calm: Fleet) -> None:
     body = {"model": "slow", "max_tokens": 600, "messages": HELLO, "stream": True}
     async with calm.http.stream("POST", PATH, json=body) as response:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.protocol import THINKER
+from tests.support.protocol import THINKER, outgoing
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.errors import AttemptFailed
 from vllama_pool.router.protocol.anthropic import conversation, prompt
@@ -53,7 +53,7 @@ def adapted(messages: list[dict[str, Any]], *texts: str, info: ModelInfo = STRIC
     plan = ModelPlan(info, NO_DEFAULTS, sampling, translated_defaults)
     refusals = [AttemptFailed(text, status=400) for text in texts]
     step = prompt.adapt(decoded(messages, **fields), plan, *refusals)
-    return None if step is None else json.loads(step.body)
+    return None if step is None else json.loads(outgoing(step).body)
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.protocol import CLOCK, MODEL, THINKER, TIMING
+from tests.support.protocol import CLOCK, MODEL, THINKER, TIMING, outgoing
 from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
 from vllama_pool.router.protocol.anthropic import prompt
-from vllama_pool.router.protocol.anthropic.events import MessageStream
+from vllama_pool.router.protocol.anthropic.events import FAILED, MessageStream
 from vllama_pool.router.protocol.anthropic.requests import REFUSED, CountTokensRequest, MessagesRequest
 from vllama_pool.router.protocol.ollama.messages import translated_defaults
 from vllama_pool.router.protocol.ollama.options import sampling
+from vllama_pool.router.protocol.operation import PreflightRequest
 from vllama_pool.router.protocol.vllm.errors import classify
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
@@ -66,7 +67,7 @@ def refusal(info: ModelInfo = THINKER, **fields: Any) -> str:
 def adapted(*texts: str, info: ModelInfo = THINKER, **fields: Any) -> dict[str, Any] | None:
     """Return the body after refusals, latest last."""
     step = prompt.adapt(decoded(**fields), plan(info), *(AttemptFailed(text, status=400) for text in texts))
-    return None if step is None else json.loads(step.body)
+    return None if step is None else json.loads(outgoing(step).body)
 
 
 def test_all_fields_of_the_struct_are_forwarded() -> None:
@@ -287,6 +288,32 @@ def test_a_tool_call_that_vllm_cannot_read_is_explained(text: str) -> None:
     with pytest.raises(Refused) as refused:
         prompt.adapt(decoded(messages=[*HELLO, *HELLO]), plan(), AttemptFailed(text, status=400))
     assert refused.value.text == prompt.BROKEN_CALL
+
+
+NO_BUDGET = "thinking_token_budget is set but reasoning_config is not configured."
+UNDETECTED = ModelInfo(name="x", template="t", undetected=("thinking",))
+
+
+def test_the_reason_of_a_refusal_within_a_stream_is_asked_for() -> None:
+    request = decoded(stream=True, max_tokens=4000, thinking={"type": "enabled", "budget_tokens": 2000})
+    hidden, reason = AttemptFailed(FAILED, status=400), AttemptFailed("bad grammar", status=400)
+    question = prompt.adapt(request, plan(UNDETECTED), hidden)
+    assert isinstance(question, PreflightRequest)
+    assert question.path == "/v1/messages"
+    assert json.loads(question.body) == {"model": "x", "max_tokens": 1, "messages": HELLO}
+    with pytest.raises(AttemptFailed) as unexplained:
+        question.then(b"{}")
+    assert unexplained.value is hidden
+    with pytest.raises(AttemptFailed) as explained:
+        prompt.adapt(request, plan(UNDETECTED), hidden, reason)
+    assert explained.value is reason
+    repeated = prompt.adapt(request, plan(UNDETECTED), hidden, AttemptFailed(NO_BUDGET, status=400))
+    assert repeated is not None
+    assert json.loads(outgoing(repeated).body) == {"model": "x", "max_tokens": 4000, "messages": HELLO, "stream": True}
+
+
+def test_a_fault_within_a_stream_is_not_asked_about() -> None:
+    assert prompt.adapt(decoded(stream=True), plan(), AttemptFailed(FAILED, status=500)) is None
 
 
 def test_missing_abilities_of_a_worker_are_explained() -> None:

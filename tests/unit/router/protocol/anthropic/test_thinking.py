@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.protocol import MODEL, THINKER
+from tests.support.protocol import MODEL, THINKER, outgoing
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol.anthropic import prompt
@@ -36,7 +36,7 @@ def sent(info: ModelInfo = THINKER, *refusals: str, max_tokens: int = 1000, **fi
         assert step is not None
     else:
         step = prompt.prepare(request, plan)
-    forwarded: dict[str, Any] = json.loads(step.body)
+    forwarded: dict[str, Any] = json.loads(outgoing(step).body)
     return {
         name: forwarded[name] for name in ("thinking", "output_config", "chat_template_kwargs") if name in forwarded
     }
