@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from vllama_pool.config.api_keys import ApiKeyNames, by_digest, digest, identify
 from vllama_pool.config.listen import is_loopback
 from vllama_pool.config.settings import PRIVATE, RouterSettings
-from vllama_pool.router.protocol.error_bodies import error_body
+from vllama_pool.router.protocol.error_bodies import error_body, speaks_anthropic, speaks_openai
 from vllama_pool.router.server.asgi import Scope, header, request_headers
 from vllama_pool.router.server.cors import Headers, Origins, same_host
 from vllama_pool.router.server.refusal import (
@@ -39,6 +39,9 @@ _UNREMEMBERED_HEADERS = _FORWARDING_HEADERS | {b"sec-fetch-site"}
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 _BEARER = re.compile(r"Bearer +([^ ]+) *\Z", re.IGNORECASE)
 _SLASHES = re.compile(r"/+")
+_UNAUTHORIZED = "unauthorized"
+_NO_KEY = "the request has no API key; send one of this server's as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
+_WRONG_KEY = "the API key is wrong; send one of this server's"
 _BEARER_ONLY = (b"www-authenticate", b"Bearer")
 
 
@@ -195,7 +198,8 @@ class Access:
             return Allowed(name, headers)
         if self.allow_anonymous:
             return Allowed(headers=headers)
-        return _unauthorized(headers, (unknown_key if secret else missing_key)(request.client or ""))
+        refusal = (unknown_key if secret else missing_key)(request.client or "")
+        return _unauthorized(_unauthorized_text(path, wrong=bool(secret)), headers, refusal)
 
     def _authorize_admin(self, request: AccessRequest, path: str, headers: Headers) -> Allowed | EarlyResponse:
         """Admit local requests and the admin key.
@@ -212,7 +216,8 @@ class Access:
         secret = _secret(request)
         if secret and hmac.compare_digest(digest(secret), self.admin_digest):
             return Allowed("admin", headers)
-        return _unauthorized(headers, (unknown_key if secret else missing_key)(request.client or "", admin=True))
+        refusal = (unknown_key if secret else missing_key)(request.client or "", admin=True)
+        return _unauthorized(_UNAUTHORIZED, headers, refusal)
 
 
 _Short: TypeAlias = tuple[str, str, bytes | None, bytes | None, str | None, str | None, bytes | None]
@@ -267,8 +272,15 @@ def _forbidden(refusal: Refusal) -> EarlyResponse:
     return EarlyResponse(403, refusal=refusal)
 
 
-def _unauthorized(headers: Headers, refusal: Refusal) -> EarlyResponse:
-    return EarlyResponse(401, "unauthorized", (_BEARER_ONLY, *headers), refusal, "invalid_api_key")
+def _unauthorized(text: str, headers: Headers, refusal: Refusal) -> EarlyResponse:
+    return EarlyResponse(401, text, (_BEARER_ONLY, *headers), refusal, "invalid_api_key")
+
+
+def _unauthorized_text(path: str, *, wrong: bool) -> str:
+    """Ollama's text, or one for OpenAI's and Anthropic's clients, which show it to the user alone."""
+    if not (speaks_openai(path) or speaks_anthropic(path)):
+        return _UNAUTHORIZED
+    return _WRONG_KEY if wrong else _NO_KEY
 
 
 def _is_admin(path: str) -> bool:

@@ -320,6 +320,9 @@ def test_only_the_health_checks_need_no_key(method: str, path: str, open_: bool)
     assert isinstance(PUBLIC.decide(AccessRequest(method, path)), Allowed) is open_
 
 
+NO_KEY = "the request has no API key; send one of this server's as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -329,7 +332,7 @@ def test_only_the_health_checks_need_no_key(method: str, path: str, open_: bool)
             "/v1/chat/completions",
             {
                 "error": {
-                    "message": "unauthorized",
+                    "message": NO_KEY,
                     "type": "authentication_error",
                     "param": None,
                     "code": "invalid_api_key",
@@ -340,7 +343,7 @@ def test_only_the_health_checks_need_no_key(method: str, path: str, open_: bool)
             "/v1/messages",
             {
                 "type": "error",
-                "error": {"type": "authentication_error", "message": "unauthorized"},
+                "error": {"type": "authentication_error", "message": NO_KEY},
                 "request_id": "req_id-1",
             },
         ),
@@ -351,6 +354,13 @@ def test_a_401_body_has_the_shape_of_the_paths_api(path: str, body: dict[str, An
     decision = access.decide(AccessRequest("POST", path, client="10.0.0.1"))
     assert isinstance(decision, EarlyResponse)
     assert json.loads(decision.body(path, "id-1")) == body
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "//v1/messages", "/tokenize"])
+def test_a_wrong_key_is_called_wrong_on_routes_of_openai_and_anthropic(path: str) -> None:
+    decision = PUBLIC.decide(CHAT._replace(path=path, authorization="Bearer wrong"))
+    assert isinstance(decision, EarlyResponse)
+    assert (decision.status, decision.text) == (401, "the API key is wrong; send one of this server's")
 
 
 # Operations.
