@@ -102,7 +102,7 @@ _ENDS: dict[str, Callable[[str], bool]] = {
     "/api/chat": _ends_as_ollama,
     "/api/generate": _ends_as_ollama,
     "/v1/messages": lambda text: "event: message_stop\n" in text,
-    "/v1/responses": lambda text: "event: response.completed\n" in text,
+    "/v1/responses": lambda text: "event: response.completed\n" in text or "event: response.incomplete\n" in text,
 }
 
 

@@ -6,17 +6,22 @@ import asyncio
 import os
 import signal
 import time
+from collections import Counter
 
+import httpx
+import psutil
 import pytest
 
 from tests.support.fleet.main_job import MODEL, SLOTS, Fleet, MainJob
 from tests.support.fleet.streams import BackgroundLoad, Figures, chat_body, streaming
+from tests.support.operations import REQUESTS, Request, ends_with_error, is_whole
 from tests.support.processes import is_alive, process_group
 from tests.support.until import auntil
 
 STREAMS = 4 * SLOTS
 """Twice as many as both workers have slots."""
 TOKENS = 150
+GENERATIONS = [each for each in REQUESTS if each.path.startswith("/v1/") and each.stream is not None]
 
 
 @pytest.fixture
@@ -29,6 +34,14 @@ async def test_killing_a_vllm_breaks_only_its_streams(fleet: Fleet, record_prope
     """Only the server process is killed: its engine and the engine's worker, one process group, go with it."""
     doomed = fleet.serve.vllm("smollm2-0")
     assert len(process_group(doomed.pid)) >= 3
+    async with asyncio.TaskGroup() as group:
+        others = [group.create_task(_ask(fleet, request)) for request in GENERATIONS]
+        await _kill(fleet, doomed, record_property, others)
+
+
+async def _kill(
+    fleet: Fleet, doomed: psutil.Process, record_property: Figures, others: list[asyncio.Task[str]]
+) -> None:
     async with streaming(f"{fleet.url}/api/chat", chat_body(TOKENS), STREAMS, "failover") as (streams, tasks):
         await auntil(lambda: _full(fleet), 60, "every slot is taken and requests wait")
         await auntil(lambda: sum(one.has_content for one in streams) >= 2 * SLOTS, 60, "all slots stream")
@@ -42,6 +55,7 @@ async def test_killing_a_vllm_breaks_only_its_streams(fleet: Fleet, record_prope
             await auntil(lambda: not process_group(doomed.pid), 10, "the engine is gone")
             assert MODEL in [model["name"] for model in await asyncio.to_thread(_listed, fleet)]
             await asyncio.gather(*tasks)
+            endings = Counter(await asyncio.gather(*others))
             answered = time.monotonic() - killed
             await auntil(lambda: fleet.states()["smollm2-0"] == "ready", 300, "the agent brings it back", interval=0.5)
             back = time.monotonic() - killed
@@ -51,7 +65,8 @@ async def test_killing_a_vllm_breaks_only_its_streams(fleet: Fleet, record_prope
     log = fleet.serve.requests()
     hit = {one.id for one in streams if log[one.id]["outcome"] == "lost"}
     moved = {one.id for one in streams if log[one.id]["attempts"] == 2}
-    assert len(hit) >= SLOTS - 2, "some were streaming from the killed vLLM"
+    assert len(hit) + endings["broken"] >= SLOTS - 2, "some were streaming from the killed vLLM"
+    assert set(endings) <= {"whole", "broken"}
     assert moved, "some requests moved"
     for one in streams:
         assert one.status == 200
@@ -70,9 +85,21 @@ async def test_killing_a_vllm_breaks_only_its_streams(fleet: Fleet, record_prope
         "figure",
         f"kill -9 of a vLLM under {STREAMS} streams: {len(hit)} broken, {len(moved)} moved, known after {shown:.1f} s, "
         f"streams done after {answered:.0f} s, back after {back:.0f} s; {len(load.requests.statuses)} new requests, "
-        f"0 failed, slowest {load.requests.slowest:.1f} s",
+        f"0 failed, slowest {load.requests.slowest:.1f} s; of {endings.total()} on /v1, {endings['broken']} broken",
     )
     await _is_used_again(fleet)
+
+
+async def _ask(fleet: Fleet, request: Request) -> str:
+    """Return how a request ends: "whole", "broken" with the API's own error, or its text."""
+    limit = "max_output_tokens" if "input" in request.fields else "max_tokens"
+    body = request.body(MODEL) | {"temperature": 0, limit: 100}
+    async with httpx.AsyncClient(base_url=fleet.url, timeout=300, trust_env=False) as http:
+        response = await http.post(request.path, json=body)
+    if is_whole(request, response):
+        return "whole"
+    broken = request.stream and response.status_code == 200 and ends_with_error(request, response.text)
+    return "broken" if broken else f"{request}: {response.status_code} {response.text[-300:]}"
 
 
 async def _is_used_again(fleet: Fleet) -> None:
