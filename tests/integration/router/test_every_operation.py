@@ -149,3 +149,14 @@ async def test_a_request_is_logged_and_counted_with_its_tokens(tmp_path: Path, r
             assert (record.get("completion_tokens", 0) > 0) != request_.embeds
         metrics = (await running.http.get("/metrics")).text
         assert f'operation="{record["operation"]}"' in metrics
+
+
+@every
+async def test_a_worker_that_never_answers_ends_in_a_timeout(tmp_path: Path, request_: Request) -> None:
+    limits = {"first_token_timeout": 0.5, "answer_timeout": 0.5}
+    async with fleet(tmp_path, {"a": options(request_)}, **limits) as running:
+        running["a"].set_faults([faults.Hang(paths=(request_.worker_path,))])
+        late = await ask(running, request_)
+        assert late.status_code == 504
+        assert error_text(request_, late).startswith("the worker did not ")
+        await auntil(lambda: running["a"].running == 0, 10, "the worker to be free")
