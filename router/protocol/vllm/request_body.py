@@ -69,8 +69,11 @@ class RefusedFields:
         self._none, self._decode = struct(), msgspec.json.Decoder(struct).decode
 
     def check(self, body: bytes) -> None:
-        """Raises BadRequest. `body` is valid JSON, and null counts as absent."""
-        found = self._decode(body)
+        """Raises BadRequest. `body` is a JSON object, and null counts as absent."""
+        try:
+            found = self._decode(body)
+        except INVALID_JSON as error:  # a number that Python cannot hold
+            raise invalid_value(str(error)) from None
         if found != self._none:
             name = next(name for name in self._advice if getattr(found, name) is not None)
             raise not_for_clients(name, self._advice[name])

@@ -357,6 +357,14 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes, text: str) -> Non
     assert refused.value.text.startswith(text)
 
 
+@pytest.mark.parametrize("name", ["priority", "temperature", "seed"])
+def test_a_number_that_is_out_of_range_is_refused(name: str) -> None:
+    number = b"1" + b"0" * 5000 if name == "seed" else b"1e999"
+    body = b'{"model":"m","messages":[{"role":"user","content":"x"}],"%b":%b}' % (name.encode(), number)
+    with pytest.raises(BadRequest, match=f"Invalid value for '{name}': .*out of range"):
+        chat.decode(body, 16)
+
+
 @pytest.mark.rule(157, 159)
 @pytest.mark.parametrize(
     ("info", "fields", "text"),
