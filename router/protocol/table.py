@@ -20,12 +20,12 @@ from vllama_pool.router.protocol.openai import (
     completions,
     embeddings,
     pooling,
-    responses,
     scoring,
     tokenization,
     transcription,
 )
-from vllama_pool.router.protocol.openai.responses_trial import Trials
+from vllama_pool.router.protocol.openai.responses import call as responses
+from vllama_pool.router.protocol.openai.responses.trial import Trials
 from vllama_pool.router.protocol.operation import Clock, HasModel, Operation
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlans

@@ -39,12 +39,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "config/routing", "router/errors.py", "router/protocol", "router/protocol/vllm"),
         "workers/registry",
     },
+    "router/protocol/openai/responses": {
+        *("config/routing", "router/errors.py", "router/protocol", "router/protocol/openai", "router/protocol/vllm"),
+        "workers/registry",
+    },
     "router/protocol/anthropic": {
         *("router/errors.py", "router/protocol", "router/protocol/vllm", "workers/registry"),
     },
     "router/protocol/table.py": {
         *("router/protocol", "router/protocol/vllm", "router/protocol/ollama", "router/protocol/openai"),
-        "router/protocol/anthropic",
+        *("router/protocol/openai/responses", "router/protocol/anthropic"),
     },
     "router/balance": {"config", "router/errors.py", "router/upstream", "workers/registry"},
     "router/routing": {"config", "config/routing", "router/errors.py", "router/balance", "workers/registry"},

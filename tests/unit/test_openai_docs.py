@@ -15,12 +15,12 @@ from vllama_pool.router.protocol.error_bodies import anthropic_error, openai_err
 from vllama_pool.router.protocol.openai import (
     embeddings,
     requests,
-    responses_requests,
-    responses_tools,
     scoring,
     tokenization,
     transcription,
 )
+from vllama_pool.router.protocol.openai.responses import requests as responses
+from vllama_pool.router.protocol.openai.responses import tools as responses_tools
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.server.zstd_body import ZSTD_PATHS
 from vllama_pool.router.server.zstd_stream import MAX_FRAMES
@@ -30,8 +30,8 @@ BODIES: dict[str, tuple[type[msgspec.Struct], Iterable[str]]] = {
     "/v1/chat/completions": (requests.ChatCompletionRequest, requests.REFUSED),
     "/v1/completions": (requests.CompletionRequest, requests.REFUSED),
     "/v1/responses": (
-        responses_requests.ResponsesRequest,
-        {*requests.REFUSED, *responses_requests.STATEFUL, "previous_input_messages"},
+        responses.ResponsesRequest,
+        {*requests.REFUSED, *responses.STATEFUL, "previous_input_messages"},
     ),
     "/v1/messages": (anthropic.MessagesRequest, anthropic.REFUSED),
     "/v1/messages/count_tokens": (anthropic.CountTokensRequest, anthropic.REFUSED),

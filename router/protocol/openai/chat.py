@@ -20,7 +20,6 @@ from vllama_pool.workers.registry.record import ModelInfo
 NO_TEMPLATE = (
     'chat needs a chat template and "{model}" has none: use /v1/completions, or start vLLM with --chat-template'
 )
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")
 _CHOICES = ("none", "auto", "required")
 
 
@@ -83,8 +82,8 @@ def _check_effort(request: ChatCompletionRequest) -> None:
         request.reasoning_effort = request.reasoning_effort or request.reasoning.effort
         request.reasoning = None
     effort = request.reasoning_effort
-    if effort is not None and effort not in _EFFORTS:
-        values = ", ".join(f"'{value}'" for value in _EFFORTS)
+    if effort is not None and effort not in requests.EFFORTS:
+        values = ", ".join(f"'{value}'" for value in requests.EFFORTS)
         raise BadRequest(f"Invalid value: '{effort}'. Supported values are: {values}.", param="reasoning_effort")
     if effort == "ultra":
         request.reasoning_effort = "max"

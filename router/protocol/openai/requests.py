@@ -92,6 +92,10 @@ class Generation(api.VllmSampling, omit_defaults=True, kw_only=True):
             self.stream_options = api.INCLUDE_USAGE
 
 
+EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")
+"""Of thinking. vLLM knows all but the last, which is Codex's word for "max"."""
+
+
 class Reasoning(msgspec.Struct, frozen=True):
     effort: str | None = None
 

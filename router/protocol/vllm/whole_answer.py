@@ -13,6 +13,8 @@ from vllama_pool.router.protocol.vllm.model_name import with_model
 
 ABANDONED: Mapping[str, int] = {"abort": 503, "error": 500}
 """HTTP status by finish reason, for requests that vLLM gave up."""
+_GIVEN_UP: Mapping[str | None, int] = {"cancelled": 503, "failed": 500}
+"""HTTP status by the status of a Response."""
 STOPPED = "the worker stopped the request"
 _REASONING = re.compile(rb'"reasoning":("(?:[^"\\]|\\.)*")')
 """In JSON, the quotes of a text are escaped, so this is always a field."""
@@ -112,6 +114,8 @@ class WholeAnswer:
 def _failure(answer: Answer) -> StreamFailure | None:
     if answer.type == "message" and not answer.stop_reason:  # Anthropic's form of a request that vLLM gave up
         return abandoned("abort")
+    if answer.status in _GIVEN_UP:
+        return StreamFailure(_GIVEN_UP[answer.status], STOPPED)
     reasons: Collection[str | None] = [choice.finish_reason for choice in answer.choices or ()]
     return next((abandoned(reason) for reason in reasons if reason in ABANDONED), None)
 

@@ -54,6 +54,12 @@ def test_an_answer_that_vllm_gave_up_is_a_failure(reason: str, status: int) -> N
     assert (whole.done, whole.failure) == (False, StreamFailure(status, "the worker stopped the request"))
 
 
+@pytest.mark.parametrize(("status", "code"), [("failed", 500), ("cancelled", 503)])
+def test_a_response_that_vllm_gave_up_is_a_failure(status: str, code: int) -> None:
+    whole, _ = collected(answer(status=status, output=[]))
+    assert (whole.done, whole.failure) == (False, StreamFailure(code, "the worker stopped the request"))
+
+
 @pytest.mark.parametrize("document", [b'{"id":"1","model"', b"[1,2,3,4,5,6]", b"upstream connect error"])
 def test_anything_but_an_object_is_a_failure(document: bytes) -> None:
     whole, _ = collected(document)

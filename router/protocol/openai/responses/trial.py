@@ -11,8 +11,8 @@ from functools import partial
 from hashlib import blake2b
 from typing import Final
 
-from vllama_pool.router.protocol.openai.responses_requests import ResponsesRequest
-from vllama_pool.router.protocol.openai.responses_tools import Tools
+from vllama_pool.router.protocol.openai.responses.requests import ResponsesRequest
+from vllama_pool.router.protocol.openai.responses.tools import Tools
 from vllama_pool.router.protocol.operation import NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api
 

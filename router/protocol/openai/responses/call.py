@@ -13,20 +13,15 @@ import msgspec
 
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import capabilities
-from vllama_pool.router.protocol.openai import (
-    messages,
-    responses_input,
-    responses_items,
-    responses_requests,
-    responses_trial,
-)
+from vllama_pool.router.protocol.openai import messages
 from vllama_pool.router.protocol.openai.chat import NO_TEMPLATE, explain_context
 from vllama_pool.router.protocol.openai.messages import Message
-from vllama_pool.router.protocol.openai.responses_reasoning import ENCRYPTED, with_encrypted_output
-from vllama_pool.router.protocol.openai.responses_requests import ReasoningOptions, ResponsesRequest
-from vllama_pool.router.protocol.openai.responses_stream import ResponsesStream
-from vllama_pool.router.protocol.openai.responses_tools import Tools, select
-from vllama_pool.router.protocol.openai.responses_trial import Trials
+from vllama_pool.router.protocol.openai.responses import conversation, items, requests, trial
+from vllama_pool.router.protocol.openai.responses.reasoning import ENCRYPTED, with_encrypted_output
+from vllama_pool.router.protocol.openai.responses.requests import ReasoningOptions, ResponsesRequest
+from vllama_pool.router.protocol.openai.responses.stream import ResponsesStream
+from vllama_pool.router.protocol.openai.responses.tools import Tools, select
+from vllama_pool.router.protocol.openai.responses.trial import Trials
 from vllama_pool.router.protocol.operation import Clock, NextStep, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, strict_templates
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
@@ -62,11 +57,11 @@ class ResponsesCall(msgspec.Struct, frozen=True):
 
 def decode(body: bytes) -> ResponsesCall:
     """Raises BadRequest."""
-    fields = responses_requests.decode(body)
+    fields = requests.decode(body)
     given = fields.input or ""
-    conversation = responses_input.conversation(given, fields.instructions)
-    tools = select([("tools", fields.tools or ()), *responses_input.brought_tools(given)], fields.tool_choice)
-    return ResponsesCall(fields, conversation, tools, responses_input.unfinished(given))
+    messages_ = conversation.read(given, fields.instructions)
+    tools = select([("tools", fields.tools or ()), *conversation.brought_tools(given)], fields.tool_choice)
+    return ResponsesCall(fields, messages_, tools, conversation.unfinished(given))
 
 
 def check(call: ResponsesCall, info: ModelInfo) -> None:
@@ -110,17 +105,17 @@ def _send(
     first = sent[0]
     if first.role == "system" and isinstance(first.content, str) and _has_instructions(call, plan):
         fields.instructions, sent = first.content, sent[1:]
-    rest: dict[str, Any] = {"input": responses_items.from_messages(sent, call.unfinished), "store": False}
+    rest: dict[str, Any] = {"input": items.from_messages(sent, call.unfinished), "store": False}
     if call.tools.sent:
         rest["tools"] = call.tools.sent
         if call.tools.choice is not None:
             rest["tool_choice"] = call.tools.choice
     request = UpstreamRequest(api.RESPONSES_PATH, _body(fields, rest), whole=not call.stream)
-    constraints = responses_trial.constraints(fields, call.tools) if call.stream else b""
+    constraints = trial.constraints(fields, call.tools) if call.stream else b""
     if not constraints:
         return request
-    trial = msgspec.structs.replace(fields, streamed=False, max_output_tokens=1)
-    return trials.first(request, plan.info.name, constraints, lambda: _body(trial, rest))
+    one_token = msgspec.structs.replace(fields, streamed=False, max_output_tokens=1)
+    return trials.first(request, plan.info.name, constraints, lambda: _body(one_token, rest))
 
 
 def _body(fields: ResponsesRequest, rest: dict[str, Any]) -> bytes:

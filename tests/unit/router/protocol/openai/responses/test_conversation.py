@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from vllama_pool.router.errors import BadRequest
-from vllama_pool.router.protocol.openai import responses_input, responses_items
 from vllama_pool.router.protocol.openai.messages import translate
-from vllama_pool.router.protocol.openai.responses_items import Item
+from vllama_pool.router.protocol.openai.responses import conversation
+from vllama_pool.router.protocol.openai.responses.items import Item, from_messages
 from vllama_pool.workers.registry.record import ModelInfo
 
 INFO = ModelInfo(name="m")
@@ -20,8 +20,8 @@ CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
 def sent(*items: dict[str, Any], instructions: str | None = None) -> list[dict[str, Any]]:
     """Return what vLLM gets."""
     decoded = msgspec.json.decode(msgspec.json.encode(items), type=list[Item])
-    conversation = translate(responses_input.conversation(decoded, instructions), INFO)
-    encoded = responses_items.from_messages(conversation, responses_input.unfinished(decoded))
+    chat = translate(conversation.read(decoded, instructions), INFO)
+    encoded = from_messages(chat, conversation.unfinished(decoded))
     result: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(encoded))
     return result
 
@@ -35,7 +35,7 @@ def thought(text: str) -> dict[str, Any]:
 
 
 def test_a_text_is_a_message_of_the_user() -> None:
-    [message] = responses_input.conversation("hi", None)
+    [message] = conversation.read("hi", None)
     assert (message.role, message.content) == ("user", "hi")
 
 
@@ -76,9 +76,9 @@ def test_reasoning_text_and_calls_of_an_answer_keep_their_order() -> None:
     results = [{"type": "function_call_output", "call_id": id, "output": "o"} for id in ("2", "1")]
     again = [thought("more"), answer("b")]
     assert sent(*turn, *results, *again) == [*turn, *results, *again]
-    conversation = responses_input.conversation(msgspec.json.decode(msgspec.json.encode(turn), type=list[Item]), None)
-    assert len(conversation) == 2
-    assert conversation[1].reasoning == "why"
+    chat = conversation.read(msgspec.json.decode(msgspec.json.encode(turn), type=list[Item]), None)
+    assert len(chat) == 2
+    assert chat[1].reasoning == "why"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_results_parts_pass() -> None:
     assert sent(USER, CALL, result)[2] == result
 
 
-@pytest.mark.parametrize("kind", sorted(responses_input.DROPPED))
+@pytest.mark.parametrize("kind", sorted(conversation.DROPPED))
 def test_traces_of_tools_that_openai_runs_are_dropped(kind: str) -> None:
     assert sent(USER, {"type": kind, "id": "x", "status": "completed", "output": [], "arguments": {}}) == [USER]
 

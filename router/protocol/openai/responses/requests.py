@@ -13,8 +13,8 @@ import msgspec
 
 from vllama_pool.router.errors import BadRequest
 from vllama_pool.router.protocol.openai import requests
-from vllama_pool.router.protocol.openai.responses_items import Item
-from vllama_pool.router.protocol.openai.responses_tools import Tool, ToolChoice, object_or_absent
+from vllama_pool.router.protocol.openai.responses.items import Item
+from vllama_pool.router.protocol.openai.responses.tools import Tool, ToolChoice, object_or_absent
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.request_body import BodyDecoder, missing_field, not_for_clients
 
@@ -39,7 +39,6 @@ INCLUDES: Final = frozenset(
 )
 """Values of `include` that vLLM accepts. Others concern tools that no worker has, and are dropped."""
 
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")
 _SUMMARIES = ("auto", "concise", "detailed")
 _TIERS = ("auto", "default", "flex", "scale", "priority")
 _FORMATS = ("text", "json_object", "json_schema")
@@ -165,7 +164,7 @@ def _reasoning(options: ReasoningOptions | None) -> ReasoningOptions | None:
     """Check, and leave out a summary of "none"."""
     if options is None:
         return None
-    effort = one_of(options.effort, _EFFORTS, "reasoning.effort")
+    effort = one_of(options.effort, requests.EFFORTS, "reasoning.effort")
     summary = one_of(options.summary, (*_SUMMARIES, "none"), "reasoning.summary")
     return ReasoningOptions("max" if effort == "ultra" else effort, None if summary == "none" else summary)
 

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from vllama_pool.router.errors import BadRequest
-from vllama_pool.router.protocol.openai import responses_tools
-from vllama_pool.router.protocol.openai.responses_tools import BUILT_IN, Tool, ToolChoice
+from vllama_pool.router.protocol.openai.responses.tools import BUILT_IN, Tool, ToolChoice
+from vllama_pool.router.protocol.openai.responses.tools import select as select_tools
 
 
 def function(name: str = "f", **fields: Any) -> dict[str, Any]:
@@ -20,9 +20,7 @@ CUSTOM = {"type": "custom", "name": "c", "description": "d"}
 
 def select(tools: list[dict[str, Any]] | None, choice: Any = None) -> dict[str, Any]:
     """Return what is sent to vLLM."""
-    selected = responses_tools.select(
-        [("tools", _decoded(tools or []))], msgspec.convert(choice, str | ToolChoice | None)
-    )
+    selected = select_tools([("tools", _decoded(tools or []))], msgspec.convert(choice, str | ToolChoice | None))
     result: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(selected))
     return result
 

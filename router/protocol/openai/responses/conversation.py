@@ -9,9 +9,9 @@ import msgspec
 
 from vllama_pool.router.errors import BadRequest
 from vllama_pool.router.protocol.openai.messages import NO_FILES, ImageLink, Message, Part, check_data_uri
-from vllama_pool.router.protocol.openai.responses_items import Content, Item
-from vllama_pool.router.protocol.openai.responses_reasoning import readable
-from vllama_pool.router.protocol.openai.responses_tools import Found, flat_name
+from vllama_pool.router.protocol.openai.responses.items import Content, Item
+from vllama_pool.router.protocol.openai.responses.reasoning import readable
+from vllama_pool.router.protocol.openai.responses.tools import Found, flat_name
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.request_body import missing_field
 
@@ -51,7 +51,7 @@ _CONTENTS = ("input_text", "output_text", "refusal", "input_image", "input_file"
 _decode_output = msgspec.json.Decoder(str | list[Content]).decode
 
 
-def conversation(request_input: str | Sequence[Item], instructions: str | None) -> list[Message]:
+def read(request_input: str | Sequence[Item], instructions: str | None) -> list[Message]:
     """Raises BadRequest. Instructions become the first message."""
     first = [Message("system", instructions)] if instructions else []
     if isinstance(request_input, str):

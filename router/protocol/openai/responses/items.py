@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from vllama_pool.router.protocol.openai.responses_tools import Tool
+from vllama_pool.router.protocol.openai.responses.tools import Tool
 from vllama_pool.router.protocol.vllm import api
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from vllama_pool.router.protocol.json_lines import encode
-from vllama_pool.router.protocol.openai.responses_reasoning import with_encrypted, with_encrypted_output
+from vllama_pool.router.protocol.openai.responses.reasoning import with_encrypted, with_encrypted_output
 from vllama_pool.router.protocol.vllm import api, errors
 from vllama_pool.router.protocol.vllm.event_stream import DONE, INVALID_EVENT, EventStream
 from vllama_pool.router.protocol.vllm.model_name import with_model

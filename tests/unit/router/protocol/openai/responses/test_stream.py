@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.protocol import stream as captured
-from vllama_pool.router.protocol.openai.responses_stream import ResponsesStream
+from vllama_pool.router.protocol.openai.responses.stream import ResponsesStream
 from vllama_pool.router.protocol.operation import StreamFailure, Usage
 
 CAPTURED = ("responses-thinking", "responses-tools", "responses-custom-tool", "responses-length")

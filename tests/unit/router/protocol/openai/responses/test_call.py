@@ -9,8 +9,8 @@ import pytest
 from tests.support.protocol import CLOCK, MODEL, THINKER, TIMING, outgoing
 from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
-from vllama_pool.router.protocol.openai.responses_requests import STATEFUL
-from vllama_pool.router.protocol.openai.responses_stream import ResponsesStream
+from vllama_pool.router.protocol.openai.responses.requests import STATEFUL
+from vllama_pool.router.protocol.openai.responses.stream import ResponsesStream
 from vllama_pool.router.protocol.operation import Operation, PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED

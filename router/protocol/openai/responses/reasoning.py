@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from vllama_pool.router.protocol.json_lines import encode
-from vllama_pool.router.protocol.openai.responses_items import Content
+from vllama_pool.router.protocol.openai.responses.items import Content
 from vllama_pool.router.protocol.vllm.api import INVALID_JSON
 
 ENCRYPTED = "reasoning.encrypted_content"
