@@ -7,7 +7,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from vllama_pool.workers.simulated import errors, faults, messages_requests, prompts, responses_chat, responses_requests
+from vllama_pool.workers.simulated import (
+    errors,
+    faults,
+    messages_requests,
+    prompts,
+    responses_chat,
+    responses_requests,
+    template,
+)
 from vllama_pool.workers.simulated.chat import ChatStream, chat_response
 from vllama_pool.workers.simulated.collector import Collector
 from vllama_pool.workers.simulated.completions import CompletionStream, completion_response
@@ -74,7 +82,7 @@ class Inference:
         options = self._options
         body = parse_messages(request.body, request.headers.get("content-type", ""), options.max_stop_strings)
         with errors.shaped(errors.anthropic):
-            chat = messages_requests.as_chat(body, one_system=bool(options.strict_template))
+            chat = messages_requests.as_chat(body, one_system=template.refuses_later_systems(options.strict_template))
             self._start(chat_job(chat, options, MESSAGES, request.headers.get("x-request-id")), exchange, fault)
 
     def responses(self, request: Request, exchange: Exchange, fault: faults.RequestFault | None) -> None:

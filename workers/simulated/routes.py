@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from vllama_pool.workers.simulated import embedding, errors, faults, prompts, scoring, vocabulary
+from vllama_pool.workers.simulated import embedding, errors, faults, prompts, scoring, template, vocabulary
 from vllama_pool.workers.simulated.engine_loop import EngineLoop
 from vllama_pool.workers.simulated.errors import ApiError, HttpResponse
 from vllama_pool.workers.simulated.http_server import Exchange, Request
@@ -217,7 +217,7 @@ class Routes:
     def _count_tokens(self, request: Request) -> HttpResponse:
         body = parse_count(request.body, request.headers.get("content-type", ""))
         with errors.shaped(errors.anthropic):
-            chat = as_chat(body, one_system=bool(self._options.strict_template))
+            chat = as_chat(body, one_system=template.refuses_later_systems(self._options.strict_template))
             prompts.check_model(chat.model, self._options)
             count = len(prompts.limited(prompts.rendered(chat, self._options), chat, self._options))
         return _json({"input_tokens": count, "context_management": {"original_input_tokens": count}})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from vllama_pool.workers.simulated.errors import ApiError
-from vllama_pool.workers.simulated.shapes import AssistantMessage, Message, Tool, ToolCall
+from vllama_pool.workers.simulated.shapes import AssistantMessage, Message, OtherMessage, Tool, ToolCall
 
 Strictness = Literal["", "system-first", "no-system"]
 """Roles in turn after an optional system message, or without one."""
@@ -57,6 +57,16 @@ def render(
     elif add_generation_prompt:
         parts.append("<|im_start|>assistant\n" + (NO_THINKING if no_thinking else ""))
     return "".join(parts)
+
+
+def refuses_later_systems(strict: Strictness) -> bool:
+    """Return True if a system message may be the first message only, by vLLM's test of a template."""
+    turns = [OtherMessage(role=role, content="t") for role in ("system", "user", "system", "user")]
+    try:
+        _check_roles(turns, strict)
+    except ApiError:
+        return True
+    return False
 
 
 def _check_roles(messages: Sequence[Message], strict: Strictness) -> None:

@@ -14,7 +14,9 @@ from tests.support.vllm import response_shape
 from tests.support.vllm.server_pair import (
     CHAT,
     COMPLETIONS,
+    MESSAGES,
     QUESTION,
+    RESPONSES,
     TOKENIZE,
     ServerPair,
     Simulate,
@@ -102,7 +104,9 @@ def kind_of(answer: httpx.Response) -> str:
 def test_a_request_without_the_api_key_is_refused(strict_pair: ServerPair, header: str) -> None:
     real, _ = strict_pair.compare("/v1/models", method="GET", headers={"authorization": header})
     assert (real.status_code, real.json()) == (401, {"error": "Unauthorized"})
-    strict_pair.compare(COMPLETIONS, {"prompt": "x"}, headers={"authorization": header})
+    for path in (COMPLETIONS, MESSAGES, RESPONSES):
+        refused, _ = strict_pair.compare(path, {"prompt": "x"}, headers={"authorization": header, "x-api-key": API_KEY})
+        assert refused.status_code == 401
 
 
 def test_health_version_load_and_sleep_state_need_no_key(strict_pair: ServerPair) -> None:
@@ -114,6 +118,9 @@ def test_health_version_load_and_sleep_state_need_no_key(strict_pair: ServerPair
 def test_a_model_without_a_chat_template_completes_but_cannot_chat(strict_pair: ServerPair, stream: bool) -> None:
     real, _ = strict_pair.compare_fields(CHAT, **QUESTION, stream=stream)
     assert real.status_code == 400
+    strict_pair.compare_fields(MESSAGES, **QUESTION, stream=stream, max_tokens=3)
+    strict_pair.compare_fields(RESPONSES, input="hi", stream=stream)
+    strict_pair.compare_fields(f"{MESSAGES}/count_tokens", **QUESTION)
     strict_pair.compare_fields(TOKENIZE, **QUESTION)
     strict_pair.compare_fields(COMPLETIONS, prompt="one two", max_tokens=3, stream=stream)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.vllm.server_pair import CHAT, NO_THINKING, TOKENIZE, ServerPair
+from tests.support.vllm.server_pair import CHAT, MESSAGES, NO_THINKING, RESPONSES, TOKENIZE, ServerPair
 
 SYSTEM = {"role": "system", "content": "be brief"}
 USER = {"role": "user", "content": "hello"}
@@ -51,3 +51,41 @@ def test_a_template_with_one_system_message_refuses_as_the_real_one(
     assert real.status_code == status
     if status == 400:
         assert real.json() == simulated.json()
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"messages": [USER], "system": "be kind"}, 200),
+        ({"messages": [SYSTEM, USER]}, 200),
+        ({"messages": [SYSTEM, USER], "system": "be kind"}, 400),
+        ({"messages": [USER, ASSISTANT, SYSTEM, USER]}, 400),
+        ({"messages": [SYSTEM, USER, SYSTEM, USER]}, 200),
+    ],
+)
+def test_system_texts_of_a_message_keep_their_places_where_the_template_takes_them(
+    system_first_pair: ServerPair, fields: dict[str, Any], status: int
+) -> None:
+    """vLLM joins them for a template that refuses a system message after a user's. This one takes it there."""
+    real, simulated = system_first_pair.compare_fields(MESSAGES, **fields, **NO_THINKING, max_tokens=3)
+    assert real.status_code == status
+    if status == 400:
+        assert real.json() == simulated.json()
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (MESSAGES, {"messages": [USER], "system": "be brief", "max_tokens": 3}),
+        (MESSAGES, {"messages": [USER, ASSISTANT, SYSTEM, USER], "max_tokens": 3}),
+        (f"{MESSAGES}/count_tokens", {"messages": [USER], "system": "be brief"}),
+        (RESPONSES, {"input": [USER], "instructions": "be brief", "max_output_tokens": 3}),
+        (RESPONSES, {"input": [USER, USER], "max_output_tokens": 3}),
+    ],
+)
+def test_other_routes_pass_the_templates_refusal_on(
+    no_system_pair: ServerPair, path: str, fields: dict[str, Any]
+) -> None:
+    real, simulated = no_system_pair.compare_fields(path, **fields)
+    assert real.status_code == 400
+    assert real.json() == simulated.json()

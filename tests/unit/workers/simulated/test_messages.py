@@ -13,6 +13,7 @@ from vllama_pool.workers.simulated.errors import ApiError
 from vllama_pool.workers.simulated.messages import MessagesStream
 from vllama_pool.workers.simulated.messages_requests import as_chat, parse_messages
 from vllama_pool.workers.simulated.shapes import ChatBody, NamedTool
+from vllama_pool.workers.simulated.template import Strictness, refuses_later_systems
 
 HI = [{"role": "user", "content": "Hi"}]
 TOOL = {"name": "f", "input_schema": {"properties": {}}}
@@ -45,6 +46,11 @@ def test_system_texts_become_one_message_where_the_template_takes_one() -> None:
     assert [role for role, _ in roles(chat(system="A", messages=messages))] == ["system", "user", "system", "user"]
     merged = roles(chat(system=[{"type": "text", "text": "A"}], messages=messages, one_system=True))
     assert merged == [("system", "AB"), ("user", "Hi"), ("user", "Hi")]
+
+
+@pytest.mark.parametrize(("strict", "joined"), [("", False), ("system-first", False), ("no-system", True)])
+def test_system_texts_are_joined_where_the_template_refuses_later_ones(strict: Strictness, joined: bool) -> None:
+    assert refuses_later_systems(strict) == joined
 
 
 def test_results_of_tools_come_before_the_rest_of_their_turn() -> None:
