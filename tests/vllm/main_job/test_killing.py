@@ -93,7 +93,7 @@ async def _kill(
 async def _ask(fleet: Fleet, request: Request) -> str:
     """Return how a request ends: "whole", "broken" with the API's own error, or its text."""
     limit = "max_output_tokens" if "input" in request.fields else "max_tokens"
-    body = request.body(MODEL) | {"temperature": 0, limit: 100}
+    body = request.content(MODEL)["json"] | {"temperature": 0, limit: 100}
     async with httpx.AsyncClient(base_url=fleet.url, timeout=300, trust_env=False) as http:
         response = await http.post(request.path, json=body)
     if is_whole(request, response):
