@@ -18,6 +18,17 @@ _PATH = re.compile(r"`\$?([^`]*)`")
 _EXPECTED = re.compile(r"Expected (?P<wanted>.+), got `(?P<got>\w+)`\Z")
 _MISSING = re.compile(r"Object missing required field `(?P<field>\w+)`\Z")
 
+_KINDS = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "a boolean",
+    "array": "an array",
+    "object": "an object",
+    "null": "null",
+}
+"""JSON's types by msgspec's names."""
+
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
@@ -50,12 +61,11 @@ def invalid_value(text: str) -> BadRequest:
     if not path:
         return BadRequest("the request body must be a JSON object")
     if expected := _EXPECTED.match(found["what"]):
-        wanted = expected["wanted"].replace("`", "").replace(" | null", "").replace(" | ", " or ")
-        return BadRequest(
-            f"Invalid type for '{path}': expected {wanted}, but got {expected['got']} instead.",
-            param=path,
-            code="invalid_type",
-        )
+        kinds = [kind for kind in expected["wanted"].strip("`").split(" | ") if kind != "null"]
+        wanted = " or ".join(_KINDS.get(kind, kind) for kind in kinds)
+        got = _KINDS.get(expected["got"], expected["got"])
+        text = f"Invalid type for '{path}': expected {wanted}, but got {got} instead."
+        return BadRequest(text, param=path, code="invalid_type")
     return BadRequest(f"Invalid value for '{path}': {found['what']}.", param=path)
 
 

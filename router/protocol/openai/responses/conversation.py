@@ -187,7 +187,7 @@ def _arguments(kind: str, item: Item, path: str) -> str:
         return bytes(action).decode() or "{}"
     if not isinstance(item.arguments, str):
         raise BadRequest(
-            f"Invalid type for '{path}.arguments': expected str, but got {_type_name(item.arguments)} instead.",
+            f"Invalid type for '{path}.arguments': expected a string, but got {_type_name(item.arguments)} instead.",
             param=f"{path}.arguments",
             code="invalid_type",
         )
@@ -195,7 +195,8 @@ def _arguments(kind: str, item: Item, path: str) -> str:
 
 
 def _type_name(value: object) -> str:
-    return {type(None): "null", dict: "object", list: "array"}.get(type(value), type(value).__name__)
+    names = {type(None): "null", bool: "a boolean", dict: "an object", list: "an array"}
+    return names.get(type(value), "a number")
 
 
 def _output(kind: str, output: msgspec.Raw, path: str) -> str | list[Part]:

@@ -176,26 +176,26 @@ def test_tool_blocks_belong_to_their_roles() -> None:
 @pytest.mark.parametrize(
     ("block", "text"),
     [
-        (5, "Invalid type for 'messages[0].content[0]': expected object, but got int instead."),
+        (5, "Invalid type for 'messages[0].content[0]': expected an object, but got an integer instead."),
         ({}, "Missing required parameter: 'messages[0].content[0].type'."),
-        ({"type": 5}, "Invalid type for 'messages[0].content[0].type': expected str, but got int instead."),
+        ({"type": 5}, "Invalid type for 'messages[0].content[0].type': expected a string, but got an integer instead."),
         ({"type": "text"}, "Missing required parameter: 'messages[0].content[0].text'."),
         (
             {"type": "text", "text": 5},
-            "Invalid type for 'messages[0].content[0].text': expected str, but got int instead.",
+            "Invalid type for 'messages[0].content[0].text': expected a string, but got an integer instead.",
         ),
         (
             {**CALL, "input": "{}"},
-            "Invalid type for 'messages[0].content[0].input': expected object, but got str instead.",
+            "Invalid type for 'messages[0].content[0].input': expected an object, but got a string instead.",
         ),
         ({"type": "tool_result"}, "Missing required parameter: 'messages[0].content[0].tool_use_id'."),
         (
             {**RESULT, "content": [TEXT, {"type": "text", "text": 5}]},
-            "Invalid type for 'messages[0].content[0].content[1].text': expected str, but got int instead.",
+            "Invalid type for 'messages[0].content[0].content[1].text': expected a string, but got an integer instead.",
         ),
         (
             {"type": "image", "source": "http://x"},
-            "Invalid type for 'messages[0].content[0].source': expected object, but got str instead.",
+            "Invalid type for 'messages[0].content[0].source': expected an object, but got a string instead.",
         ),
     ],
 )

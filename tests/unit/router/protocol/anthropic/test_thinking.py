@@ -133,7 +133,7 @@ def test_a_format_is_forwarded_under_its_present_and_its_former_name() -> None:
         ({"schema": SCHEMA}, "output_config.format.type: '' is not 'json_schema'"),
         (
             {"type": "json_schema", "schema": "{}"},
-            "Invalid type for 'output_config.format.schema': expected object, but got str instead.",
+            "Invalid type for 'output_config.format.schema': expected an object, but got a string instead.",
         ),
     ],
 )

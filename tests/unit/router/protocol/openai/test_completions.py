@@ -127,7 +127,11 @@ def test_each_prompt_has_its_choices(prompt: Any, n: int | None, count: int) -> 
         ({"model": ""}, "model", "model is required"),
         ({"prompt": None}, "prompt", "Missing required parameter: 'prompt'."),
         ({"prompt": []}, "prompt", "Missing required parameter: 'prompt'."),
-        ({"prompt": {}}, "prompt", "Invalid type for 'prompt': expected str or array, but got object instead."),
+        (
+            {"prompt": {}},
+            "prompt",
+            "Invalid type for 'prompt': expected a string or an array, but got an object instead.",
+        ),
         ({"n": 1000}, "n", "Invalid 'n': integer above maximum value. Expected a value <= 16, but got 1000 instead."),
         (
             {"best_of": 17},

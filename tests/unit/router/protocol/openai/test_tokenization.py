@@ -77,7 +77,7 @@ def test_a_virtual_models_system_text_is_counted() -> None:
     [
         ({}, "prompt", "Missing required parameter: 'prompt'."),
         ({"prompt": "a", "model": " "}, "model", "model is required"),
-        ({"prompt": ["a"]}, "prompt", "Invalid type for 'prompt': expected str, but got array instead."),
+        ({"prompt": ["a"]}, "prompt", "Invalid type for 'prompt': expected a string, but got an array instead."),
         ({"prompt": "a", "messages": HELLO}, "prompt", "Send either 'prompt' or 'messages', not both."),
         ({"messages": []}, "messages", "[] is too short - 'messages'"),
         ({"messages": [{"content": "a"}]}, "messages[0].role", "Missing required parameter"),

@@ -179,8 +179,8 @@ def part(**fields: Any) -> dict[str, Any]:
         ([{"role": "assistant", "content": [{"type": "input_image", "image_url": PNG}]}], "an assistant's", "content"),
         ([{**CALL, "call_id": None}], "Missing required parameter: 'input[0].call_id'.", "call_id"),
         ([{**CALL, "name": None}], "Missing required parameter: 'input[0].name'.", "name"),
-        ([{**CALL, "arguments": {}}], "Invalid type for 'input[0].arguments': expected str,", "arguments"),
-        ([{**CALL, "arguments": None}], "Invalid type for 'input[0].arguments': expected str,", "arguments"),
+        ([{**CALL, "arguments": {}}], "Invalid type for 'input[0].arguments': expected a string,", "arguments"),
+        ([{**CALL, "arguments": None}], "Invalid type for 'input[0].arguments': expected a string,", "arguments"),
     ],
 )
 def test_invalid_items_are_refused(items: list[dict[str, Any]], text: str, param: str | None) -> None:
