@@ -37,18 +37,18 @@ _WRITERS = 1024
 def operations(clock: Clock, stall_timeout: float = 120.0, max_choices: int = 16) -> tuple[Operation[Any], ...]:
     """`clock` dates responses that need no worker. `stall_timeout`: seconds of silence that count as a stall.
     `max_choices`: the largest `n` of OpenAI's requests."""
+    plans = ModelPlans(options.sampling, translated_defaults)
     return (
         *_ollama(clock, stall_timeout),
-        *_openai(max_choices),
+        *_openai(plans, max_choices),
         *_pooling(),
-        *_tokenization(),
+        *_tokenization(plans),
         *_audio(),
-        *_anthropic(),
+        *_anthropic(plans),
     )
 
 
-def _openai(max_choices: int) -> tuple[Operation[Any], ...]:
-    plans = ModelPlans(options.sampling, translated_defaults)
+def _openai(plans: ModelPlans, max_choices: int) -> tuple[Operation[Any], ...]:
     trials = Trials()
     return (
         Operation(
@@ -137,8 +137,7 @@ def _pooling() -> tuple[Operation[Any], ...]:
     )
 
 
-def _anthropic() -> tuple[Operation[Any], ...]:
-    plans = ModelPlans(options.sampling, translated_defaults)
+def _anthropic(plans: ModelPlans) -> tuple[Operation[Any], ...]:
     return tuple(
         Operation(
             name=name,
@@ -160,8 +159,7 @@ def _anthropic() -> tuple[Operation[Any], ...]:
     )
 
 
-def _tokenization() -> tuple[Operation[Any], ...]:
-    plans = ModelPlans(options.sampling, translated_defaults)
+def _tokenization(plans: ModelPlans) -> tuple[Operation[Any], ...]:
     return (
         Operation(
             name="tokenize",
