@@ -114,7 +114,7 @@ WRITERS: Final[Mapping[str, Callable[[Transcript], str]]] = {"text": _plain, "sr
 def _segments(transcript: Transcript) -> list[Segment]:
     if transcript.segments is None:
         return [Segment(0.0, _seconds(transcript.duration), transcript.text)]
-    return transcript.segments
+    return [each for each in transcript.segments if each.text.strip()]
 
 
 def _seconds(duration: float | str) -> float:

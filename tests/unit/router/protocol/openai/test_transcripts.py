@@ -43,7 +43,8 @@ def test_a_transcript_without_segments_is_one_cue(duration: float | str, end: st
     )
 
 
-def test_no_segments_are_no_cues() -> None:
+def test_silent_segments_are_no_cues() -> None:
+    assert written("vtt", segments=[{"start": 0, "end": 1, "text": " "}]) == "WEBVTT\n\n"
     assert (written("srt", segments=[]), written("vtt", segments=[])) == ("", "WEBVTT\n\n")
 
 
