@@ -16,6 +16,7 @@ from vllama_pool.router.protocol.vllm.whole_answer import ABANDONED, STOPPED, An
 
 FAILED = "the worker failed while it answered"
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+_VLLM_ID, _ID = b'"id":"chatcmpl-', b'"id":"msg_'
 _STATUSES = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -55,6 +56,11 @@ class _Event(msgspec.Struct, frozen=True, gc=False):
 
 _decode = msgspec.json.Decoder(_Event).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def with_message_id(document: bytes) -> bytes:
+    """Give a whole message's id Anthropic's prefix in place of vLLM's. The id comes first."""
+    return document.replace(_VLLM_ID, _ID, 1) if document.startswith(b"{" + _VLLM_ID) else document
 
 
 class MessageStream(EventStream):
@@ -99,9 +105,10 @@ class MessageStream(EventStream):
     def _on_start(self, event: bytes, payload: bytes, message: _Message) -> bytes:
         self._note(message.usage)
         if not message.model or message.model == self.name:
-            return event
+            return event.replace(_VLLM_ID, _ID, 1)
         fields: dict[str, Any] = _decode_fields(payload)
-        fields["message"] = msgspec.Raw(with_model(bytes(fields["message"]), message.model, self.name))
+        named = with_model(bytes(fields["message"]), message.model, self.name)
+        fields["message"] = msgspec.Raw(named.replace(_VLLM_ID, _ID, 1))
         return b"event: message_start\ndata: %b\n\n" % api.encode(fields)
 
     def _on_finish(self, event: bytes, decoded: _Event) -> bytes:

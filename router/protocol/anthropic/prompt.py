@@ -10,7 +10,7 @@ from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
 from vllama_pool.router.protocol import capabilities
 from vllama_pool.router.protocol.anthropic import conversation, messages, thinking, tools
 from vllama_pool.router.protocol.anthropic.blocks import Block, Text
-from vllama_pool.router.protocol.anthropic.events import FAILED, MessageStream
+from vllama_pool.router.protocol.anthropic.events import FAILED, MessageStream, with_message_id
 from vllama_pool.router.protocol.anthropic.requests import (
     COUNT_TOKENS,
     MESSAGES,
@@ -202,4 +202,4 @@ def _put_first(upstream: Prompt, plan: ModelPlan) -> None:
 
 
 def translator(request: Prompt, timing: Timing, clock: Clock) -> StreamTranslator:
-    return MessageStream(request.model) if request.stream else WholeAnswer(request.model)
+    return MessageStream(request.model) if request.stream else WholeAnswer(request.model, with_message_id)

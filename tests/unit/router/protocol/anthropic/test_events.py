@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.protocol import STREAMS, stream
-from vllama_pool.router.protocol.anthropic.events import FAILED, MessageStream
+from vllama_pool.router.protocol.anthropic.events import FAILED, MessageStream, with_message_id
 from vllama_pool.router.protocol.operation import StreamFailure, Usage
 from vllama_pool.router.protocol.vllm.whole_answer import STOPPED, WholeAnswer
 
@@ -32,6 +32,7 @@ STOP = event("message_stop")
 
 
 def named(data: bytes) -> bytes:
+    data = data.replace(b'"id":"chatcmpl-', b'"id":"msg_', 1)
     return data.replace(b'"model":"served"', b'"model":"Mine"').replace(b'"model":"qwen3-tiny"', b'"model":"Mine"')
 
 
@@ -62,7 +63,7 @@ def test_a_captured_stream_passes_with_the_models_name_as_spelled(captured: str,
     ],
 )
 def test_a_captured_whole_answer_passes_with_the_models_name_as_spelled(captured: str, usage: Usage) -> None:
-    answer, data = WholeAnswer("Mine"), (STREAMS / f"{captured}.json").read_bytes()
+    answer, data = WholeAnswer("Mine", with_message_id), (STREAMS / f"{captured}.json").read_bytes()
     assert answer.feed(data) + answer.finish() == named(data)
     assert (answer.done, answer.failure, answer.usage) == (True, None, usage)
 
