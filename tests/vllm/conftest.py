@@ -29,6 +29,7 @@ GROUPS = {
     "smollm2_vllm": "chat",
     "tiny_bert_vllm": "small",
     "tiny_vision_vllm": "small",
+    "cross_encoder_vllm": "small",
     "strict_vllm": "strict",
     "no_system_vllm": "templates",
     "system_first_vllm": "templates",
