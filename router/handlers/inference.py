@@ -15,7 +15,7 @@ from vllama_pool.router.errors import ClientError, NoWorker
 from vllama_pool.router.offload import INLINE_BYTES
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, RunningUse
 from vllama_pool.router.protocol.ollama.not_found import unknown_model
-from vllama_pool.router.protocol.openai.form import is_form
+from vllama_pool.router.protocol.openai.audio.form import is_form
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operation
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter

@@ -18,12 +18,11 @@ from vllama_pool.router.protocol.ollama.not_found import embedding_text, generat
 from vllama_pool.router.protocol.openai import chat as chat_completions
 from vllama_pool.router.protocol.openai import (
     completions,
-    embeddings,
-    pooling,
-    scoring,
     tokenization,
-    transcription,
 )
+from vllama_pool.router.protocol.openai.audio import transcription
+from vllama_pool.router.protocol.openai.pooling import embeddings, scoring
+from vllama_pool.router.protocol.openai.pooling import request as pooling
 from vllama_pool.router.protocol.openai.responses import call as responses
 from vllama_pool.router.protocol.openai.responses.trial import Trials
 from vllama_pool.router.protocol.operation import Clock, HasModel, Operation

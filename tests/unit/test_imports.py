@@ -43,12 +43,21 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config/routing", "router/errors.py", "router/protocol", "router/protocol/openai", "router/protocol/vllm"),
         "workers/registry",
     },
+    "router/protocol/openai/pooling": {
+        *("config/routing", "router/errors.py", "router/protocol", "router/protocol/openai", "router/protocol/vllm"),
+        "workers/registry",
+    },
+    "router/protocol/openai/audio": {
+        *("config/routing", "router/errors.py", "router/protocol", "router/protocol/openai", "router/protocol/vllm"),
+        "workers/registry",
+    },
     "router/protocol/anthropic": {
         *("router/errors.py", "router/protocol", "router/protocol/vllm", "workers/registry"),
     },
     "router/protocol/table.py": {
         *("router/protocol", "router/protocol/vllm", "router/protocol/ollama", "router/protocol/openai"),
-        *("router/protocol/openai/responses", "router/protocol/anthropic"),
+        *("router/protocol/openai/responses", "router/protocol/openai/pooling", "router/protocol/openai/audio"),
+        "router/protocol/anthropic",
     },
     "router/balance": {"config", "router/errors.py", "router/upstream", "workers/registry"},
     "router/routing": {"config", "config/routing", "router/errors.py", "router/balance", "workers/registry"},
@@ -72,7 +81,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "router/handlers": {
         *("router/balance", "router/errors.py", "router/offload.py", "router/protocol", "router/protocol/ollama"),
-        *("router/protocol/openai", "router/protocol/vllm", "router/proxy", "router/routing", "router/server"),
+        *(
+            "router/protocol/openai",
+            "router/protocol/openai/audio",
+            "router/protocol/vllm",
+            "router/proxy",
+            "router/routing",
+            "router/server",
+        ),
         *("router/telemetry", "router/upstream", "router/virtual_models", "workers/registry"),
     },
     "router/wiring.py": {
@@ -119,7 +135,7 @@ THIRD_PARTY = {
     "litestar": ("router/handlers", "router/app.py", "router/server/error_handlers.py"),
     "redis": ("workers/registry",),
     "backports": ("router/compat/checks/compressed_bodies.py", "router/server/zstd_stream.py"),
-    "multipart": ("router/protocol/openai/form.py",),
+    "multipart": ("router/protocol/openai/audio/form.py",),
     "httptools": ("router/upstream", "router/server/request_reader.py", "router/compat/wire.py", "workers/simulated"),
     "httpx": ("workers/vllm", "workers/agent", "router/discovery", "router/wiring.py", "router/cli/commands"),
     "vllm": (),

@@ -13,12 +13,11 @@ from vllama_pool.router.protocol.anthropic import requests as anthropic
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.error_bodies import anthropic_error, openai_error
 from vllama_pool.router.protocol.openai import (
-    embeddings,
     requests,
-    scoring,
     tokenization,
-    transcription,
 )
+from vllama_pool.router.protocol.openai.audio import transcription
+from vllama_pool.router.protocol.openai.pooling import embeddings, scoring
 from vllama_pool.router.protocol.openai.responses import requests as responses
 from vllama_pool.router.protocol.openai.responses import tools as responses_tools
 from vllama_pool.router.protocol.table import operations

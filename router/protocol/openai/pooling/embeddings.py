@@ -8,8 +8,8 @@ import msgspec
 
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
-from vllama_pool.router.protocol.openai import pooling
 from vllama_pool.router.protocol.openai.model_kinds import EMBEDDING
+from vllama_pool.router.protocol.openai.pooling import request as pooling
 from vllama_pool.router.protocol.operation import UpstreamRequest
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.request_body import BodyDecoder, RefusedFields

@@ -8,7 +8,8 @@ import pytest
 from tests.support.protocol import CLOCK, MODEL, TIMING
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.errors import BadRequest, Refused
-from vllama_pool.router.protocol.openai import pooling, scoring
+from vllama_pool.router.protocol.openai.pooling import request as pooling
+from vllama_pool.router.protocol.openai.pooling import scoring
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED, WRONG_TASK
 from vllama_pool.workers.registry.record import ModelInfo
 

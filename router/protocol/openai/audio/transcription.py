@@ -15,9 +15,9 @@ from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import json_lines
 from vllama_pool.router.protocol.openai import requests
-from vllama_pool.router.protocol.openai.form import NOT_A_FORM, FormFile, build_form, parse_form
+from vllama_pool.router.protocol.openai.audio.form import NOT_A_FORM, FormFile, build_form, parse_form
+from vllama_pool.router.protocol.openai.audio.transcripts import WRITERS, TranscriptAnswer, TranscriptStream
 from vllama_pool.router.protocol.openai.model_kinds import TRANSCRIPTION
-from vllama_pool.router.protocol.openai.transcripts import WRITERS, TranscriptAnswer, TranscriptStream
 from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm.request_body import invalid_value, not_for_clients
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer

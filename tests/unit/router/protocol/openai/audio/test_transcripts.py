@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vllama_pool.router.protocol.openai.transcripts import INVALID, WRITERS, TranscriptAnswer
+from vllama_pool.router.protocol.openai.audio.transcripts import INVALID, WRITERS, TranscriptAnswer
 
 SEGMENTS = [
     {"start": 0.0, "end": 1.5, "text": " Hello\n\nthere -->", "id": 0, "tokens": [1]},

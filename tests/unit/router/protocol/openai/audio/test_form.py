@@ -5,7 +5,7 @@ import re
 import pytest
 
 from vllama_pool.router.errors import BadRequest, TooLarge
-from vllama_pool.router.protocol.openai.form import (
+from vllama_pool.router.protocol.openai.audio.form import (
     MAX_FIELD,
     MAX_PARTS,
     Form,

@@ -10,8 +10,8 @@ import pytest
 from tests.support.protocol import CLOCK, DONE, MODEL, TIMING
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.errors import BadRequest, ClientError, Refused
-from vllama_pool.router.protocol.openai import transcription
-from vllama_pool.router.protocol.openai.form import Form, FormFile, build_form, parse_form
+from vllama_pool.router.protocol.openai.audio import transcription
+from vllama_pool.router.protocol.openai.audio.form import Form, FormFile, build_form, parse_form
 from vllama_pool.router.protocol.vllm.errors import WRONG_TASK
 from vllama_pool.workers.registry.record import ModelInfo
 

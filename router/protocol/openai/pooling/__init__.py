@@ -1,0 +1,1 @@
+"""Embeddings, ranks and scores, which pooling models make."""
