@@ -1,1 +1,1 @@
-"""The OpenAI API: /v1/models."""
+"""OpenAI's API, and the routes that vLLM adds to it."""

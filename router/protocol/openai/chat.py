@@ -53,6 +53,10 @@ def _check_tools(request: ChatCompletionRequest) -> None:
     check_functions(request.tools)
     names = {tool.function.name for tool in request.tools if tool.function}
     if isinstance(choice, NamedTool):
+        if choice.type != "function":
+            raise BadRequest(
+                f"Invalid value: '{choice.type}'. Supported values are: 'function'.", param="tool_choice.type"
+            )
         if choice.function is None:
             raise missing_field("tool_choice.function")
         if choice.function.name not in names:

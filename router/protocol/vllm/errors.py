@@ -77,14 +77,11 @@ def classify(status: int, body: bytes) -> AttemptFailed:
     if status == 404 and not _is_model_error(body):
         return Refused(WRONG_TASK, status=404)
     failure = classify_text(status, text)
-    if text == CONTEXT_EXCEEDED:
-        failure.original = _original(body)
+    error = _error(body)
+    if isinstance(failure, Refused) and error is not None:
+        failure.param = error.param
+        failure.original = (error.message or "") if text == CONTEXT_EXCEEDED else ""
     return failure
-
-
-def _original(body: bytes) -> str:
-    error = _decode(body).error
-    return (error if isinstance(error, str) else error and error.message) or ""
 
 
 def classify_text(status: int, text: str) -> AttemptFailed:
@@ -112,11 +109,16 @@ def classify_stream_failure(failure: StreamFailure) -> AttemptFailed:
 
 def _is_model_error(body: bytes) -> bool:
     """True for vLLM's NotFoundError, False for an unknown route's {"detail": "Not Found"}."""
+    return _error(body) is not None
+
+
+def _error(body: bytes) -> VllmErrorBody | None:
+    """Return vLLM's error object; None if the body has none."""
     try:
         error = _decode(body).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return isinstance(error, VllmErrorBody)
+        return None
+    return error if isinstance(error, VllmErrorBody) else None
 
 
 def _plain(text: str) -> str:

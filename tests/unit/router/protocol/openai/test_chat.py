@@ -284,6 +284,11 @@ CALLED = {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "
             "tools[0].type",
             "Invalid value: 'custom'. Supported values are: 'function'.",
         ),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {}}},
+            "tool_choice.type",
+            "Invalid value: 'allowed_tools'. Supported values are: 'function'.",
+        ),
         ({"tools": [{}]}, "tools[0].function", "Missing required parameter: 'tools[0].function'."),
         (
             {"reasoning_effort": "huge"},

@@ -152,3 +152,15 @@ def test_invalid_model_output_does_not_blame_the_worker() -> None:
     own = classify_stream_failure(StreamFailure(500, "bad arguments", model_at_fault=True))
     assert (type(own), own.status, own.text) == (Refused, 500, "bad arguments")
     assert type(classify_stream_failure(StreamFailure(500, "engine died"))) is Faulty
+
+
+def test_a_refusal_names_vllms_parameter() -> None:
+    body = b'{"error":{"message":"temperature must be in [0, 2]","type":"BadRequestError","param":"temperature"}}'
+    failure = classify(400, body)
+    assert (failure.param, failure.original) == ("temperature", "")
+
+
+def test_a_prompt_that_is_too_long_keeps_vllms_own_text() -> None:
+    text = "This model's maximum context length is 8 tokens."
+    failure = classify(400, b'{"error":{"message":"%b","param":"input_tokens"}}' % text.encode())
+    assert (failure.text, failure.original) == (CONTEXT_EXCEEDED, text)
