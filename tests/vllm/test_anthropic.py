@@ -1,4 +1,4 @@
-"""/v1/messages through a live router to a real vLLM: what is relaxed for it, and what it refuses."""
+"""/v1/messages through a live router to real vLLMs: what is relaxed for them, and what their templates refuse."""
 
 from __future__ import annotations
 
@@ -99,3 +99,30 @@ def test_a_refusal_within_a_stream_has_the_text_of_a_whole_answers(post: Post, t
     whole, streamed = ((answer.status_code, answer.json()["error"]) for answer in answers)
     assert whole == streamed
     assert whole[0] == 400
+
+
+GREETING = {"role": "assistant", "content": "Hi"}
+CONVERSATIONS: dict[str, dict[str, Any]] = {
+    "system": {"system": [{"type": "text", "text": "be "}, {"type": "text", "text": "brief"}]},
+    "system later": {"messages": [*HELLO, GREETING, {"role": "system", "content": "x"}, *HELLO]},
+    "two users": {"messages": [*HELLO, *HELLO], "system": "be brief"},
+    "assistant first": {"messages": [GREETING, *HELLO]},
+}
+
+
+@pytest.mark.parametrize("path", [PATH, COUNT])
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_what_a_template_without_a_system_role_refuses_is_answered(
+    post: Post, no_system_vllm: VllmServer, name: str, path: str
+) -> None:
+    response = post(no_system_vllm, path, **CONVERSATIONS[name])
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("path", [PATH, COUNT])
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_what_a_template_with_one_system_message_refuses_is_answered(
+    post: Post, system_first_vllm: VllmServer, name: str, path: str
+) -> None:
+    response = post(system_first_vllm, path, **CONVERSATIONS[name])
+    assert response.status_code == 200, response.text
