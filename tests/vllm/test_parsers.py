@@ -52,8 +52,29 @@ async def test_the_agent_chooses_parsers_for_tools_and_thinking(running: Fleet, 
     plain = (await running.http.post("/api/chat", json={**hello, "think": False})).json()["message"]
     assert "thinking" not in plain
     await check_that_an_object_is_completed(running, hello)
+    await check_that_a_call_can_be_forced(running)
     for answer in await answers(running.http, "tiny-qwen3"):
         answer.check()
+
+
+async def check_that_a_call_can_be_forced(running: Fleet) -> None:
+    """The agent chooses guidance for JSON schemas, which has no grammars for calls.
+
+    Of a forced call, this model does not write sensible arguments.
+    """
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for choice in ("required", named):
+        for stream in (False, True):
+            body = {**WEATHER, "model": "tiny-qwen3", "temperature": 0, "tool_choice": choice, "stream": stream}
+            response = await running.http.post("/v1/chat/completions", json=body)
+            assert response.status_code == 200, response.text
+            assert '"name":"get_weather"' in response.text, response.text
+    tool = {"name": "get_weather", "input_schema": WEATHER["tools"][0]["function"]["parameters"]}
+    body = {"model": "tiny-qwen3", "max_tokens": 100, "messages": WEATHER["messages"], "tools": [tool], "stream": True}
+    for forced in ({"type": "any"}, {"type": "tool", "name": "get_weather"}):
+        response = await running.http.post("/v1/messages", json={**body, "tool_choice": forced})
+        assert response.status_code == 200, response.text
+        assert '"type":"tool_use"' in response.text, response.text
 
 
 async def check_that_an_object_is_completed(running: Fleet, hello: dict[str, Any]) -> None:

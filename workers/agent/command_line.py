@@ -160,8 +160,13 @@ def served_name(model: str) -> str:
     return model if not Path(model).is_dir() else Path(model).resolve().name
 
 
-def environment(env: Mapping[str, str], *, cpu: bool, eager: bool, key: str | None) -> dict[str, str]:
-    """Return the agent's environment plus our defaults, minus VLLAMA_* and REDIS_URL."""
+def environment(
+    env: Mapping[str, str], *, cpu: bool, eager: bool, key: str | None, guidance: bool = False
+) -> dict[str, str]:
+    """Return the agent's environment plus our defaults, minus VLLAMA_* and REDIS_URL.
+
+    `guidance`: it is the backend of structured outputs.
+    """
     ours = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE),
@@ -172,6 +177,8 @@ def environment(env: Mapping[str, str], *, cpu: bool, eager: bool, key: str | No
         ours["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_KV_GIB)
     if eager:
         ours["TORCHDYNAMO_DISABLE"] = "1"  # vLLM compiles its samplers on the first requests even with --enforce-eager
+    if guidance:  # it cannot read vLLM's grammars for calls that a request forces; a JSON schema does the same
+        ours["VLLM_ENFORCE_STRICT_TOOL_CALLING"] = "0"
     if key:
         ours["VLLM_API_KEY"] = key
     kept = {name: value for name, value in env.items() if not name.startswith("VLLAMA_") and name != "REDIS_URL"}

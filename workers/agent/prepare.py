@@ -34,7 +34,7 @@ from vllama_pool.workers.agent.managed_server import ServerSpec
 from vllama_pool.workers.model import describe, parsers
 from vllama_pool.workers.model.facts import read_facts
 from vllama_pool.workers.model.files import locate
-from vllama_pool.workers.model.structured_outputs import structured_output_flags
+from vllama_pool.workers.model.structured_outputs import COMPACT, structured_output_flags
 from vllama_pool.workers.process.file_lock import FileLock
 from vllama_pool.workers.registry.keys import check_worker_id
 from vllama_pool.workers.simulated import description
@@ -92,7 +92,7 @@ def _manage(spec: WorkerSpec, settings: WorkerSettings, env: Mapping[str, str], 
         _lock_id(name, settings, locks)
     address = Address(settings.advertise, bound, port, "https" if flags.has("--ssl-keyfile") else "http")
     key = _key(settings, flags, env)
-    server_env = environment(env, cpu=cpu, eager=eager, key=key)
+    server_env = environment(env, cpu=cpu, eager=eager, key=key, guidance=COMPACT in chosen.flags)
     described = description.describe if spec.engine == "simulated" else describe.describe
     return AgentPlan(
         spec=spec,

@@ -10,6 +10,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from vllama_pool.router.protocol.error_bodies import speaks_anthropic, speaks_openai
+
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 WEATHER = {
     "type": "function",
@@ -200,7 +202,7 @@ def problem(method: str, path: str, status: int, content_type: str, body: bytes)
         return "an error that is not JSON"
     if content_type not in ("application/json; charset=utf-8", "application/json"):
         return f"an error of type {content_type}"
-    text = error["error"]["message"] if path.startswith("/v1/") else error["error"]
+    text = error["error"]["message"] if speaks_openai(path) or speaks_anthropic(path) else error["error"]
     if not isinstance(text, str) or not text:
         return "an error without a text"
     if status < 500 or (status == 501 and path.startswith(UNSUPPORTED)):

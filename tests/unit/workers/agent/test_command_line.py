@@ -91,6 +91,13 @@ def test_the_environment_gets_defaults_that_the_user_overrides() -> None:
     assert "HF_HUB_OFFLINE" not in env
     assert "TORCHDYNAMO_DISABLE" not in env
     assert "VLLM_API_KEY" not in env
+    assert "VLLM_ENFORCE_STRICT_TOOL_CALLING" not in env
+
+
+def test_with_guidance_forced_calls_use_a_json_schema_unless_the_user_decides() -> None:
+    name = "VLLM_ENFORCE_STRICT_TOOL_CALLING"
+    assert environment({}, cpu=False, eager=False, key=None, guidance=True)[name] == "0"
+    assert environment({name: "1"}, cpu=False, eager=False, key=None, guidance=True)[name] == "1"
 
 
 def test_a_cpu_build_gets_a_small_kv_cache_and_no_compiler() -> None:
