@@ -14,6 +14,7 @@ from vllama_pool.router.protocol.vllm import api, limits, strict_templates
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.request_body import missing_field
+from vllama_pool.router.protocol.vllm.thinking_refusals import refuses_effort
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, both_reasonings
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -109,17 +110,23 @@ def prepare(request: ChatCompletionRequest, plan: ModelPlan) -> UpstreamRequest:
 
 
 def adapt(request: ChatCompletionRequest, plan: ModelPlan, *refusals: AttemptFailed) -> UpstreamRequest | None:
-    """Change what the template refuses, and apply limits that the refusals name. Nothing is shortened."""
+    """Change what the template refuses, apply limits that the refusals name, and leave out an effort that is refused.
+
+    Nothing is shortened.
+    """
     media = messages.required_capabilities(request.messages or ())
     capabilities.explain_refusal(refusals[-1], request.model, media)
     explain_context(refusals[-1], "messages")
     sent = _messages(request, plan)
-    form = strict_templates.form_after(refusals, sent, plan.info)
+    others = [each for each in refusals if not refuses_effort(each)]
+    form = strict_templates.form_after(others, sent, plan.info)
     if form is None:
         return None
     upstream = _upstream(request, plan)
-    within = limits.within_limits(upstream, [each for each in refusals if not limits.is_stop_limit(each)])
-    if within is None and form is strict_templates.unchanged:
+    if len(others) < len(refusals):
+        upstream.reasoning_effort = None
+    within = limits.within_limits(upstream, [each for each in others if not limits.is_stop_limit(each)])
+    if within is None and form is strict_templates.unchanged and upstream.reasoning_effort == request.reasoning_effort:
         return None
     return _send(within or upstream, form(sent))
 

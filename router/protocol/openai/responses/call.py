@@ -25,6 +25,7 @@ from vllama_pool.router.protocol.openai.responses.trial import Trials
 from vllama_pool.router.protocol.operation import Clock, NextStep, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, strict_templates
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
+from vllama_pool.router.protocol.vllm.thinking_refusals import refuses_effort
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -80,16 +81,27 @@ def prepare(call: ResponsesCall, plan: ModelPlan, trials: Trials) -> NextStep:
 
 
 def adapt(call: ResponsesCall, plan: ModelPlan, trials: Trials, *refusals: AttemptFailed) -> NextStep | None:
-    """Change what the template refuses, and lower the answer's limit to the context. Nothing is shortened."""
+    """Change what the template refuses, and the limit and effort that the worker does. Nothing is shortened."""
     latest = refusals[-1]
     capabilities.explain_refusal(latest, call.model, messages.required_capabilities(call.conversation))
     explain_context(latest, "input")
     within = next((int(found[1]) for each in refusals if (found := _MAX_OUTPUT.search(each.text))), None)
-    others = [each for each in refusals if not _MAX_OUTPUT.search(each.text)]
+    others = [each for each in refusals if not (_MAX_OUTPUT.search(each.text) or refuses_effort(each))]
     form = strict_templates.form_after(others, _conversation(call, plan), plan.info)
-    if form is None or (form is strict_templates.unchanged and within is None):
+    changed = _without_effort(call) if any(map(refuses_effort, refusals)) else call
+    if form is None or (form is strict_templates.unchanged and within is None and changed is call):
         return None
-    return _send(call, plan, trials, form, within)
+    return _send(changed, plan, trials, form, within)
+
+
+def _without_effort(call: ResponsesCall) -> ResponsesCall:
+    """Return the call itself if it asks for no effort."""
+    options = call.fields.reasoning
+    if options is None or options.effort is None:
+        return call
+    fields = call.fields.copy()
+    fields.reasoning = ReasoningOptions(summary=options.summary)
+    return msgspec.structs.replace(call, fields=fields)
 
 
 def _conversation(call: ResponsesCall, plan: ModelPlan) -> list[api.VllmMessage]:

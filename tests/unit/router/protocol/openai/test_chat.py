@@ -444,6 +444,13 @@ def test_a_prompt_that_is_too_long_is_refused_in_vllms_words_and_with_openais_co
     )
 
 
+def test_an_effort_that_the_model_does_not_take_is_left_out() -> None:
+    refused = Refused("reasoning_effort='medium' is not supported for this model", status=400)
+    body = adapted(refused, reasoning_effort="medium", temperature=0)
+    assert body == {"model": "qwen3-tiny", "temperature": 0.0, "messages": HELLO}
+    assert adapted(refused) is None
+
+
 def test_an_unexplained_refusal_stays() -> None:
     assert adapted(Refused("top_k must be -1", status=422)) is None
 

@@ -272,6 +272,14 @@ def test_the_answers_limit_is_lowered_to_that_which_the_worker_names() -> None:
     assert (body["max_output_tokens"], body["input"][0]["content"]) == (512, "i\n\nhi")
 
 
+def test_an_effort_that_the_model_does_not_take_is_left_out() -> None:
+    text = "reasoning_effort='medium' is not supported for this model"
+    body = adapted(text, reasoning={"effort": "medium", "summary": "auto"})
+    assert body is not None
+    assert body["reasoning"] == {"summary": "auto"}
+    assert adapted(text) is None
+
+
 def test_other_refusals_reach_the_client() -> None:
     assert adapted("temperature must be non-negative") is None
 
