@@ -17,7 +17,7 @@ _decode_texts = msgspec.json.Decoder(list[str]).decode
 class TextFrame:
     """The bytes before and after the text, a JSON string, in an event."""
 
-    __slots__ = ("_between", "_closing", "_end", "_opening", "_start", "_text", "_texts", "_unquoted")
+    __slots__ = ("_between", "_closing", "_end", "_opening", "_quoted", "_start", "_text", "_texts", "_unquoted")
 
     def __init__(self, before: bytes, after: bytes) -> None:
         self._start = b"data: " + before
@@ -25,6 +25,8 @@ class TextFrame:
         self._between = self._end + self._start
         self._opening = self._start + b'"'
         self._closing = b'"' + after
+        self._quoted = b"".join((self._closing, b"\n\n", self._opening))
+        """Between two texts without their quotes."""
         self._unquoted = slice(len(self._opening), -len(self._closing))
         self._text = slice(len(before), -len(after))
         self._texts = slice(len(self._start), -len(self._end))
@@ -35,13 +37,14 @@ class TextFrame:
         The texts are not read.
         """
         *events, rest = data.split(b"\n\n")
-        if rest:
+        if rest or not events:
             return 0
-        opening, closing, text = self._opening, self._closing, self._unquoted
-        for event in events:
-            if not (event.startswith(opening) and event.endswith(closing)) or _QUOTE in event[text]:
-                return 0
-        return len(events)
+        unquoted = self._unquoted
+        texts = [event[unquoted] for event in events]
+        # Joined again and compared at once: for many events, in two thirds of the time of a comparison for each.
+        if b"".join((self._opening, self._quoted.join(texts), self._closing, b"\n\n")) != data:
+            return 0
+        return 0 if _QUOTE in b"".join(texts) else len(texts)
 
     def texts(self, data: bytes) -> list[str] | None:
         """Return the text of each event; None if the data is anything but such events, or a text is empty."""
