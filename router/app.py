@@ -99,13 +99,7 @@ def create_app(
     virtual_models = ModelStore()
     routes = ModelRoutes(table, collaborators.rng, virtual=virtual_models.live)
     sources = open_sources(settings, table.workers, pool, virtual_models, lambda: routes.shadowed(pool))
-    stalls = StallWatch(
-        StallLimits(
-            first_content=settings.first_token_timeout,
-            mid_response=settings.stall_timeout,
-            whole_answer=settings.answer_timeout,
-        )
-    )
+    stalls = _stall_watch(settings)
     request_log = RequestLog(collaborators.log_stream, debug=settings.log_level == "debug")
     metrics = _metrics(pool, sources.discovery, request_log)
     expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
@@ -151,6 +145,15 @@ def create_app(
     access = Access.from_settings(settings, own_names=[socket.gethostname()])
     dispatcher = _serve(settings, hot, handlers, lifespan)
     return Gate(dispatcher, access, finished, on_refusal, collaborators.clock.monotonic_ns)
+
+
+def _stall_watch(settings: RouterSettings) -> StallWatch:
+    limits = StallLimits(
+        first_content=settings.first_token_timeout,
+        mid_response=settings.stall_timeout,
+        whole_answer=settings.answer_timeout,
+    )
+    return StallWatch(limits)
 
 
 def _forwarder(

@@ -159,7 +159,7 @@ def image(**source: Any) -> dict[str, Any]:
 
 REFUSED = (
     refuses("images by URL", image(type="url", url="https://example.com/x.png")),
-    refuses("images that are no base64", image(type="base64", media_type="image/png", data="!!!")),
+    refuses("images that are not base64", image(type="base64", media_type="image/png", data="!!!")),
     refuses("images without a source", {"type": "image"}),
     refuses("a call without an id", {key: USED[key] for key in ("type", "name", "input")}, role="assistant"),
     refuses("a call without a name", {key: USED[key] for key in ("type", "id", "input")}, role="assistant"),

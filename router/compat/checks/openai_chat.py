@@ -171,7 +171,7 @@ REFUSED = (
     refuses("messages without content", messages=[{"role": "user", "content": None}]),
     refuses("parts of an unknown type", messages=[{"role": "user", "content": [{"type": "smell", "smell": "x"}]}]),
     refuses("images by URL", "image URLs are not currently supported", messages=showing("https://example.com/x.png")),
-    refuses("images that are no base64", messages=showing("data:image/png;base64,!!!")),
+    refuses("images that are not base64", messages=showing("data:image/png;base64,!!!")),
     refuses("an unknown effort", reasoning_effort="enormous"),
 )
 

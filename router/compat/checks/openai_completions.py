@@ -93,7 +93,7 @@ def refuses(name: str, **fields: Any) -> Check:
 
 
 REFUSED = (
-    refuses("a stop that is no text", stop=[1]),
+    refuses("a stop that is not a text", stop=[1]),
     refuses("a prompt of the wrong type", prompt={"text": "x"}),
-    refuses("a limit that is no number", max_tokens="many"),
+    refuses("a limit that is not a number", max_tokens="many"),
 )

@@ -15,7 +15,7 @@ from vllama_pool.router.compat.server import CheckedServer
 
 
 async def entries(server: CheckedServer, **fields: Any) -> list[Any]:
-    """What `embedding` holds, text by text."""
+    """Return the texts that `embedding` holds."""
     found = await whole(server, EMBEDDINGS, **fields)
     same("object", "list", field(found, "object", str))
     data = objects(found, "data")

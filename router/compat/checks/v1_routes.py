@@ -1,4 +1,4 @@
-"""What the inference routes of /v1 have in common."""
+"""Checks that the inference routes of /v1 share."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ NO_TEMPLATE = 'messages need a chat template and "{model}" has none: start vLLM 
 TOO_LONG = "prompt is too long: {tokens} tokens > {context} maximum"
 """Anthropic's text, which clients search for before they shorten a conversation."""
 BROKEN_CALL = (
-    "the model's tool call is no valid JSON, or was cut off by max_tokens; raise max_tokens, or stream the answer"
+    "the model's tool call is not valid JSON, or was cut off by max_tokens; raise max_tokens, or stream the answer"
 )
 _BROKEN_CALL = re.compile(r": line \d+ column \d+ \(char \d+\)|for AnthropicContentBlock")
 """vLLM answers 400 where it cannot read a call's arguments."""

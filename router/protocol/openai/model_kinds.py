@@ -16,7 +16,7 @@ from vllama_pool.workers.registry.record import ModelInfo
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a route needs of its model."""
+    """The kind of model that a route needs."""
 
     task: str
     cure: str

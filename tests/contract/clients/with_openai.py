@@ -36,7 +36,7 @@ class OpenAIPython:
         return _answer(reason, text, parts[-1].usage, len(parts))
 
     def usage(self, question: str, options: dict[str, Any]) -> Any:
-        """Whether each event of a stream has usage, without and with `include_usage`."""
+        """True for each event with usage, of a stream without and with `include_usage`."""
         plain = self._create(_user(question), **options, stream=True)
         asked = self._create(_user(question), **options, stream=True, stream_options={"include_usage": True})
         return [[part.usage is not None for part in stream] for stream in (plain, asked)]

@@ -1,4 +1,4 @@
-"""What the front door answers on OpenAI's and Anthropic's routes before a worker is asked, over real sockets."""
+"""Answers of the front door on OpenAI's and Anthropic's routes, before a worker is asked, over real sockets."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Route:
     delta: Callable[[dict[str, Any]], str]
     """Returns the text of an event."""
     error: str
-    """What a stream has in place of a token for an error; "" for a cut."""
+    """The event that takes the place of a token for an error; "" for a cut."""
 
     def body(self, **fields: Any) -> dict[str, Any]:
         return {"model": "m", **self.fields, **fields}

@@ -108,7 +108,7 @@ SDK_HEADERS = (
     *("package-version", "poll-helper", "raw-response", "read-timeout", "retry-count", "runtime", "runtime-version"),
     *("stream-helper", "timeout"),
 )
-"""What the SDKs of OpenAI and Anthropic send, in Python and JavaScript."""
+"""Requests as the SDKs of OpenAI and Anthropic send them, in Python and JavaScript."""
 
 
 @pytest.mark.rule(181)
