@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from vllama_pool.router.protocol.ollama.chat_response import ChatWriter
 from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
 from vllama_pool.router.protocol.ollama.generate_response import GenerateWriter
 from vllama_pool.router.protocol.ollama.messages import translated_defaults
-from vllama_pool.router.protocol.ollama.model_plan import ModelPlans as OllamaPlans
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlan as OllamaPlan
 from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
 from vllama_pool.router.protocol.openai import chat as chat_completions
 from vllama_pool.router.protocol.openai import (
@@ -25,9 +26,10 @@ from vllama_pool.router.protocol.openai.pooling import embeddings, scoring
 from vllama_pool.router.protocol.openai.pooling import request as pooling
 from vllama_pool.router.protocol.openai.responses import call as responses
 from vllama_pool.router.protocol.openai.responses.trial import Trials
-from vllama_pool.router.protocol.operation import Clock, HasModel, Operation
+from vllama_pool.router.protocol.operation import Clock, HasModel, NextStep, Operation
 from vllama_pool.router.protocol.vllm import api
-from vllama_pool.router.protocol.vllm.model_plan import ModelPlans
+from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
+from vllama_pool.router.protocol.vllm.plan_cache import PlanCache
 
 _WRITERS = 1024
 """Writers kept per endpoint: one per spelling of a model's name."""
@@ -36,7 +38,7 @@ _WRITERS = 1024
 def operations(clock: Clock, stall_timeout: float = 120.0, max_choices: int = 16) -> tuple[Operation[Any], ...]:
     """`clock` dates responses that need no worker. `stall_timeout`: seconds of silence that count as a stall.
     `max_choices`: the largest `n` of OpenAI's requests."""
-    plans = ModelPlans(options.sampling, translated_defaults)
+    plans = PlanCache(lambda info, defaults: ModelPlan(info, defaults, options.sampling, translated_defaults))
     return (
         *_ollama(clock, stall_timeout),
         *_openai(plans, max_choices),
@@ -47,7 +49,7 @@ def operations(clock: Clock, stall_timeout: float = 120.0, max_choices: int = 16
     )
 
 
-def _openai(plans: ModelPlans, max_choices: int) -> tuple[Operation[Any], ...]:
+def _openai(plans: PlanCache[ModelPlan], max_choices: int) -> tuple[Operation[Any], ...]:
     trials = Trials()
     return (
         Operation(
@@ -55,10 +57,7 @@ def _openai(plans: ModelPlans, max_choices: int) -> tuple[Operation[Any], ...]:
             path="/v1/chat/completions",
             decode=lambda body: chat_completions.decode(body, max_choices),
             check=chat_completions.check,
-            prepare=lambda request, info, defaults: chat_completions.prepare(request, plans.of(info, defaults)),
-            adapt=lambda request, info, defaults, *refusals: chat_completions.adapt(
-                request, plans.of(info, defaults), *refusals
-            ),
+            **_planned(plans, chat_completions.prepare, chat_completions.adapt),
             translator=chat_completions.translator,
             not_found=generation_text,
             content_type=_event_stream_or_json,
@@ -68,10 +67,7 @@ def _openai(plans: ModelPlans, max_choices: int) -> tuple[Operation[Any], ...]:
             path="/v1/completions",
             decode=lambda body: completions.decode(body, max_choices),
             check=completions.check,
-            prepare=lambda request, info, defaults: completions.prepare(request, plans.of(info, defaults)),
-            adapt=lambda request, info, defaults, *refusals: completions.adapt(
-                request, plans.of(info, defaults), *refusals
-            ),
+            **_planned(plans, completions.prepare, completions.adapt),
             translator=completions.translator,
             not_found=generation_text,
             content_type=_event_stream_or_json,
@@ -81,10 +77,7 @@ def _openai(plans: ModelPlans, max_choices: int) -> tuple[Operation[Any], ...]:
             path="/v1/responses",
             decode=responses.decode,
             check=responses.check,
-            prepare=lambda request, info, defaults: responses.prepare(request, plans.of(info, defaults), trials),
-            adapt=lambda request, info, defaults, *refusals: responses.adapt(
-                request, plans.of(info, defaults), trials, *refusals
-            ),
+            **_planned(plans, responses.prepare, responses.adapt, trials),
             translator=responses.translator,
             not_found=generation_text,
             content_type=_event_stream_or_json,
@@ -136,17 +129,14 @@ def _pooling() -> tuple[Operation[Any], ...]:
     )
 
 
-def _anthropic(plans: ModelPlans) -> tuple[Operation[Any], ...]:
+def _anthropic(plans: PlanCache[ModelPlan]) -> tuple[Operation[Any], ...]:
     return tuple(
         Operation(
             name=name,
             path=path,
             decode=decode,
             check=anthropic.check,
-            prepare=lambda request, info, defaults: anthropic.prepare(request, plans.of(info, defaults)),
-            adapt=lambda request, info, defaults, *refusals: anthropic.adapt(
-                request, plans.of(info, defaults), *refusals
-            ),
+            **_planned(plans, anthropic.prepare, anthropic.adapt),
             translator=anthropic.translator,
             not_found=generation_text,
             content_type=_event_stream_or_json,
@@ -158,7 +148,7 @@ def _anthropic(plans: ModelPlans) -> tuple[Operation[Any], ...]:
     )
 
 
-def _tokenization(plans: ModelPlans) -> tuple[Operation[Any], ...]:
+def _tokenization(plans: PlanCache[ModelPlan]) -> tuple[Operation[Any], ...]:
     return (
         Operation(
             name="tokenize",
@@ -203,6 +193,16 @@ def _audio() -> tuple[Operation[Any], ...]:
     )
 
 
+def _planned(
+    plans: PlanCache[Any], prepare: Callable[..., NextStep], adapt: Callable[..., NextStep | None], *more: object
+) -> dict[str, Any]:
+    """Return an operation's functions, which call these with the model's plan. `more`: further arguments."""
+    return {
+        "prepare": lambda request, info, defaults: prepare(request, plans.of(info, defaults), *more),
+        "adapt": lambda request, info, defaults, *refusals: adapt(request, plans.of(info, defaults), *more, *refusals),
+    }
+
+
 def _json(request: HasModel) -> str:
     return json_lines.JSON
 
@@ -213,17 +213,15 @@ def _event_stream_or_json(request: HasModel) -> str:
 
 def _ollama(clock: Clock, stall_timeout: float) -> tuple[Operation[Any], ...]:
     timestamps = TimestampFormatter()
-    plans = OllamaPlans(stream_interval.of_whole_answers(stall_timeout))
+    interval = stream_interval.of_whole_answers(stall_timeout)
+    plans = PlanCache(lambda info, defaults: OllamaPlan(info, defaults, interval))
     return (
         Operation(
             name="chat",
             path="/api/chat",
             decode=requests.decode_chat,
             check=lambda request, info: chat.check(request, info, clock),
-            prepare=lambda request, info, defaults: chat.prepare(request, plans.of(info, defaults), clock),
-            adapt=lambda request, info, defaults, *refusals: chat.adapt(
-                request, plans.of(info, defaults), clock, *refusals
-            ),
+            **_planned(plans, chat.prepare, chat.adapt, clock),
             translator=partial(chat.translator, writer=lru_cache(_WRITERS)(ChatWriter), timestamps=timestamps),
             not_found=generation_text,
             content_type=lambda request: json_lines.content_type(request.stream),
@@ -233,10 +231,7 @@ def _ollama(clock: Clock, stall_timeout: float) -> tuple[Operation[Any], ...]:
             path="/api/generate",
             decode=requests.decode_generate,
             check=lambda request, info: generate.check(request, info, clock),
-            prepare=lambda request, info, defaults: generate.prepare(request, plans.of(info, defaults), clock),
-            adapt=lambda request, info, defaults, *refusals: generate.adapt(
-                request, plans.of(info, defaults), clock, *refusals
-            ),
+            **_planned(plans, generate.prepare, generate.adapt, clock),
             translator=partial(generate.translator, writer=lru_cache(_WRITERS)(GenerateWriter), timestamps=timestamps),
             not_found=generation_text,
             content_type=lambda request: json_lines.content_type(request.stream),

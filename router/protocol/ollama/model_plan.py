@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed
@@ -11,8 +10,6 @@ from vllama_pool.router.protocol.ollama import formats, options, think_option
 from vllama_pool.router.protocol.ollama.requests import InferenceRequest
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.workers.registry.record import ModelInfo
-
-_MAX_PLANS: Final = 1024
 
 
 class ModelPlan:
@@ -75,26 +72,3 @@ class ModelPlan:
 def _interval(tokens: int) -> int | None:
     """None for vLLM's default."""
     return tokens if tokens > 1 else None
-
-
-class ModelPlans:
-    """The plans of a process, made when they are first used."""
-
-    __slots__ = ("_plans", "_whole_interval")
-
-    def __init__(self, whole_interval: int) -> None:
-        self._whole_interval = whole_interval
-        self._plans: dict[tuple[int, int], ModelPlan] = {}
-        """By the identities of the plan's own objects, whose contents take long to compare."""
-
-    def __repr__(self) -> str:
-        return f"<ModelPlans of {len(self._plans)} models>"
-
-    def of(self, info: ModelInfo, defaults: Defaults) -> ModelPlan:
-        key = id(info), id(defaults)
-        plan = self._plans.get(key)
-        if plan is None:
-            if len(self._plans) >= _MAX_PLANS:
-                self._plans.clear()
-            plan = self._plans[key] = ModelPlan(info, defaults, self._whole_interval)
-        return plan

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.strict_templates import SYSTEM_ROLES
 from vllama_pool.workers.registry.record import ModelInfo
-
-_MAX_PLANS: Final = 1024
 
 SamplingOf = Callable[[Mapping[str, Any], ModelInfo], Mapping[str, Any]]
 """Translates options under Ollama's names into vLLM's fields."""
@@ -52,27 +50,3 @@ class ModelPlan:
         """Lower a client's limit to the context, as agents send fixed ones. vLLM subtracts the prompt."""
         context = self.info.context_length
         return context if tokens is not None and 0 < context < tokens else tokens
-
-
-class ModelPlans:
-    """The plans of a process, made when they are first used."""
-
-    __slots__ = ("_messages", "_plans", "_sampling")
-
-    def __init__(self, sampling: SamplingOf, messages: MessagesOf) -> None:
-        self._sampling = sampling
-        self._messages = messages
-        self._plans: dict[tuple[int, int], ModelPlan] = {}
-        """By the identities of the plan's own objects, whose contents take long to compare."""
-
-    def __repr__(self) -> str:
-        return f"<ModelPlans of {len(self._plans)} models>"
-
-    def of(self, info: ModelInfo, defaults: Defaults) -> ModelPlan:
-        key = id(info), id(defaults)
-        plan = self._plans.get(key)
-        if plan is None:
-            if len(self._plans) >= _MAX_PLANS:
-                self._plans.clear()
-            plan = self._plans[key] = ModelPlan(info, defaults, self._sampling, self._messages)
-        return plan
