@@ -165,6 +165,8 @@ class RouterSettings(_Settings):
     """Maximum pause within an answer."""
     answer_timeout: Annotated[Duration, Env("VLLAMA_ANSWER_TIMEOUT")] = 1800.0
     """Time to the answer of a worker that sends nothing before it is complete, as on /v1 without `stream`."""
+    decisions: Annotated[int, Field(ge=0, le=1_000_000), Env("VLLAMA_DECISIONS")] = 2000
+    """Latest requests per router process that `vllama explain` and `vllama check --against last` know; 0 for none."""
     max_choices: Annotated[int, Field(ge=1, le=1024), Env("VLLAMA_MAX_CHOICES")] = 16
     """Largest `n` of a request on /v1."""
 

@@ -49,6 +49,7 @@ from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.server.refusal import Reason, Refusal
 from vllama_pool.router.server.refusal_log import RefusalLog
 from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports
+from vllama_pool.router.telemetry.decisions import Decisions
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
 from vllama_pool.router.telemetry.report_exchange import Report, ReportExchange
 from vllama_pool.router.telemetry.request_log import RequestLog
@@ -103,6 +104,7 @@ def create_app(
     request_log = RequestLog(collaborators.log_stream, debug=settings.log_level == "debug")
     metrics = _metrics(pool, sources.discovery, request_log)
     expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
+    decisions = Decisions(settings.decisions)
     state = Report("state", ProcessReport, lambda: _report(pool, sources.discovery, metrics))
     uses = Report("model uses", ModelUses, expiry.uses)
     routing = Report(ROUTING, RoutingState, lambda: _routing_state(pool, sources))
@@ -120,6 +122,7 @@ def create_app(
         begin=_forwarder(settings, collaborators, pool, stalls, sources.discovery.refresh).begin,
         clock=collaborators.clock,
         expiry=expiry,
+        decisions=decisions,
         body_limit=settings.body_limit,
     )
     table_of_operations = operations(collaborators.clock, settings.stall_timeout, settings.max_choices)

@@ -36,6 +36,7 @@ from vllama_pool.router.server.asgi import (
 from vllama_pool.router.server.connection_lifetime import end_at_half_close
 from vllama_pool.router.server.disconnect import on_disconnect
 from vllama_pool.router.server.writer import response_writer
+from vllama_pool.router.telemetry.decisions import Decision, Decisions
 from vllama_pool.router.telemetry.request_record import (
     CLIENT_CLOSED_REQUEST,
     LOGGED_TEXT_LENGTH,
@@ -57,6 +58,7 @@ class InferenceHandler:
     begin: Begin
     clock: Clock
     expiry: ExpiryTracker
+    decisions: Decisions
     body_limit: int
     """Bytes."""
 
@@ -70,14 +72,15 @@ class InferenceHandler:
             decode = operation.decode if operation.decode_form is None else _form_decoder(operation, scope)
             request = decode(body) if len(body) <= DECODED_INLINE else await decode_body(decode, body)
             record.requested, record.stream = request.model[:LOGGED_TEXT_LENGTH], request.stream
-            resolution = self._resolve(operation, request.model, record)
+            decision = self.decisions.begin(record, arrived, len(body))
+            resolution = self._resolve(operation, request.model, decision)
             if request.streams_answer:
                 end_at_half_close(scope)
             direct = operation.check(request, resolution.info)
             use = self.expiry.begin(resolution.listed, request.keep_alive, arrived, self.clock.time_ns())
             try:
                 if direct is None:
-                    call = ForwardRequest(operation, request, resolution, arrived, len(body))
+                    call = ForwardRequest(operation, request, resolution, arrived, len(body), decision)
                     del request, body  # the prompt, which `call` forgets when the response begins
                     direct = await self._forward(call, use, scope, receive, send, record)
             finally:
@@ -109,15 +112,16 @@ class InferenceHandler:
             record.first_ms = (self.clock.monotonic_ns() - call.arrived) // 1000 / 1000
         return direct
 
-    def _resolve(self, operation: Operation[Any], name: str, record: RequestRecord) -> Resolution:
+    def _resolve(self, operation: Operation[Any], name: str, decision: Decision) -> Resolution:
         try:
             resolution = self.routes().resolve(name, self.pool)
         except UnknownModel:
             raise unknown_model(name, operation.not_found(name)) from None
         except NoWorker as error:
-            record.model = error.model
+            decision.record.model = error.model
             raise
-        record.model = resolution.model
+        decision.resolution = resolution
+        decision.record.model = resolution.model
         return resolution
 
 

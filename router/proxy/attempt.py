@@ -21,6 +21,7 @@ from vllama_pool.router.proxy.preflight import Answer, Collector, run_preflight
 from vllama_pool.router.proxy.relay import Ending, Headers, Relay, incomplete
 from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.telemetry.decisions import Decision
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import Client, Exchange, ResponseTimeout, Sink
 
@@ -62,6 +63,8 @@ class ForwardRequest:
     """Monotonic nanoseconds at which the request was complete."""
     size: int
     """Bytes of the body."""
+    decision: Decision
+    """Filled in for `vllama explain`."""
 
 
 class Requester(Protocol):

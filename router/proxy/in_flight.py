@@ -18,6 +18,7 @@ from vllama_pool.router.proxy.attempt import Attempt, ForwardRequest, Upstream
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.worker_errors import client_error, transport_failure
 from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.telemetry.decisions import Choice
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import TransportError
 
@@ -101,6 +102,7 @@ class InFlight:
                 if replica is None:
                     raise client_error(most_specific(failures)) if failures else self.call.resolution.no_worker()
                 tried.append(replica.worker.id)
+                self.call.decision.choices += (Choice(replica.worker.id),)
                 attempt = self._attempt = Attempt(self, replica, self._shared.upstream)
                 try:
                     return await attempt.run()

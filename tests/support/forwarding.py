@@ -25,6 +25,7 @@ from vllama_pool.router.proxy.forward import Forwarder
 from vllama_pool.router.proxy.in_flight import InFlight, Shared
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.telemetry.decisions import Decision
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import Client, ConnectFailed
 from vllama_pool.workers.registry.record import ModelInfo
@@ -146,8 +147,10 @@ class Fleet:
         """Admit a request of the present task."""
         body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}).encode()
         resolution = Resolution("m", "m", group(self.pool), NO_DEFAULTS, lambda workers, *_: workers[0])
-        request = ForwardRequest(operation, CHAT.decode(body), resolution, 0, len(body) if size is None else size)
+        size = len(body) if size is None else size
         self.records.append(RequestRecord(id="id", operation="chat", client=""))
+        self.decision = Decision(self.record, 0, size)
+        request = ForwardRequest(operation, CHAT.decode(body), resolution, 0, size, self.decision)
         self.writers.append(RecordingWriter())
         if self._lagging:
             self.writer.lag()

@@ -39,6 +39,7 @@ from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.disconnect import DISCONNECT as SIGNAL
 from vllama_pool.router.server.disconnect import DisconnectSignal
+from vllama_pool.router.telemetry.decisions import Decisions
 from vllama_pool.router.telemetry.request_record import LOGGED_TEXT_LENGTH, RECORD, RequestRecord
 from vllama_pool.router.upstream.interface import ConnectionLost
 from vllama_pool.workers.registry.record import ModelInfo
@@ -127,6 +128,7 @@ class Router:
         self.records: list[RequestRecord] = []
         self.calls: list[ForwardRequest] = []
         self.expiry = ExpiryTracker(300)
+        self.decisions = Decisions(10)
         self.stalls = StallWatch(StallLimits())
         self.upstream = Upstream({"a": [FakeResponse(steps)]})
         self.forwarder = Forwarder(shared_by_requests(self.upstream, self.pool, self.stalls, StepClock()))
@@ -142,6 +144,7 @@ class Router:
             begin=self._begin,
             clock=StepClock(),
             expiry=self.expiry,
+            decisions=self.decisions,
             body_limit=1000,
         )
 
@@ -469,3 +472,22 @@ async def test_a_use_is_noted_before_the_client_has_its_whole_answer() -> None:
     await router.handle(Asking(chat(stream=False)))
     assert running
     assert not any(running)
+
+
+async def test_the_decision_on_a_request_is_kept_with_its_route_and_attempts() -> None:
+    router = Router(b"hi")
+    await router.respond()
+    (decision,) = router.decisions
+    assert decision.record is router.record
+    assert decision.resolution is not None
+    assert decision.resolution.model == "m"
+    assert [choice.worker for choice in decision.choices] == ["a"]
+    assert decision.size > 0
+
+
+async def test_the_decision_on_an_unknown_model_has_no_route() -> None:
+    router = Router(b"hi")
+    await router.respond(model="unheard-of")
+    (decision,) = router.decisions
+    assert (decision.resolution, decision.choices) == (None, ())
+    assert decision.record.requested == "unheard-of"

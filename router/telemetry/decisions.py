@@ -1,0 +1,96 @@
+"""The latest decisions of a router process: the route, attempts and sizes of each request. No prompts, no answers.
+
+A request fills in its `Decision` while it is served, with references to what exists anyway. Texts are made only when
+somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from vllama_pool.router.balance.worker import Worker
+from vllama_pool.router.telemetry.request_record import RequestRecord
+
+
+class Resolved(Protocol):
+    """The resolution of a name, as far as decisions need it."""
+
+    model: str
+    """The canonical name: the entry's, or the served one."""
+
+
+class Choice(msgspec.Struct, frozen=True, gc=False):
+    """The choice of a worker for one attempt."""
+
+    worker: str
+    """Its id."""
+    compared: Sequence[Worker] = ()
+    """The candidates that the policy compared."""
+    ranks: Sequence[float] = ()
+    """Their `Worker.rank` at that time, in the same order."""
+
+
+class Fallback(msgspec.Struct, frozen=True, gc=False):
+    """A move to another target."""
+
+    reason: str
+    """The key in the routing file: no_worker, overloaded, context or error."""
+    target: str
+    """The canonical name."""
+    attempts: int = 0
+    """Attempts before the move."""
+
+
+class Decision(msgspec.Struct, gc=False):
+    """One request's, filled in while it is served."""
+
+    record: RequestRecord
+    arrived: int
+    """Monotonic nanoseconds."""
+    size: int
+    """Bytes of the body."""
+    resolution: Resolved | None = None
+    """The first; None if the name is unknown or no worker is available."""
+    identity: int = 0
+    """Hash of the text that decides the request's side of a split; 0 without one."""
+    choices: tuple[Choice, ...] = ()
+    """One per attempt."""
+    fallbacks: tuple[Fallback, ...] = ()
+    queued_ms: float = 0.0
+    """Time spent in the router's own queue."""
+
+
+class Decisions:
+    """Keeps the latest decisions of this process. Older ones are forgotten."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit` 0 keeps none."""
+        self._latest: deque[Decision] = deque(maxlen=limit)
+
+    def __repr__(self) -> str:
+        return f"<Decisions {len(self._latest)} of {self._latest.maxlen}>"
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+    def __iter__(self) -> Iterator[Decision]:
+        """Iterate over a copy, oldest first."""
+        return iter(tuple(self._latest))
+
+    @property
+    def limit(self) -> int:
+        return self._latest.maxlen or 0
+
+    def begin(self, record: RequestRecord, arrived: int, size: int) -> Decision:
+        """Add a request's decision, which its owner fills in."""
+        decision = Decision(record, arrived, size)
+        self._latest.append(decision)
+        return decision
+
+    def find(self, request_id: str) -> Decision | None:
+        """Return the latest decision on a request with this id."""
+        return next((decision for decision in reversed(self._latest) if decision.record.id == request_id), None)
