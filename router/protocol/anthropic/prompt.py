@@ -14,6 +14,7 @@ from vllama_pool.router.protocol.anthropic.events import FAILED, MessageStream, 
 from vllama_pool.router.protocol.anthropic.requests import (
     COUNT_TOKENS,
     MESSAGES,
+    NO_METADATA,
     OUTPUT_FORMAT,
     CountTokensRequest,
     MessagesRequest,
@@ -155,7 +156,7 @@ def _send(
     form: strict_templates.Form = strict_templates.unchanged,
 ) -> UpstreamRequest:
     upstream = request.copy()
-    upstream.model = plan.info.name
+    upstream.model, upstream.metadata = plan.info.name, NO_METADATA
     path, max_tokens = api.COUNT_TOKENS_PATH, None
     if isinstance(upstream, MessagesRequest):
         path = api.MESSAGES_PATH

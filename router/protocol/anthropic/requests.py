@@ -1,6 +1,7 @@
 """Requests to /v1/messages and /v1/messages/count_tokens.
 
-The structs are the lists of fields that are forwarded. Those of `REFUSED` are refused, and all others are dropped.
+The structs are the lists of fields that are forwarded, but for `metadata`. Those of `REFUSED` are refused, and all
+others are dropped.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ REFUSED: Final = {
     "return_mm_kwargs": "leave it out",
 }
 """Fields that reach into the server, with advice."""
+
+NO_METADATA: Final = msgspec.Raw()
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -72,6 +75,8 @@ class Prompt(msgspec.Struct, omit_defaults=True, kw_only=True):
     tool_choice: ToolChoice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
+    metadata: msgspec.Raw = NO_METADATA
+    """Read by rules of the routing file; not forwarded."""
 
     keep_alive = None
     stream = False
