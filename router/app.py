@@ -27,6 +27,7 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.handlers.admin import admin_routes
 from vllama_pool.router.handlers.catalogue import catalogue_routes
+from vllama_pool.router.handlers.explain import explain_routes
 from vllama_pool.router.handlers.inference import InferenceHandler
 from vllama_pool.router.handlers.models import model_routes
 from vllama_pool.router.handlers.openai_models import openai_model_routes
@@ -49,9 +50,18 @@ from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.server.refusal import Reason, Refusal
 from vllama_pool.router.server.refusal_log import RefusalLog
 from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports
+from vllama_pool.router.telemetry.decision_view import (
+    DECISIONS,
+    ONE_DECISION,
+    FoundDecision,
+    ProcessDecisions,
+    find_decision,
+    merge_found,
+    view_decisions,
+)
 from vllama_pool.router.telemetry.decisions import Decisions
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
-from vllama_pool.router.telemetry.report_exchange import Report, ReportExchange
+from vllama_pool.router.telemetry.report_exchange import Question, Report, ReportExchange
 from vllama_pool.router.telemetry.request_log import RequestLog
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.telemetry.routing_state import ROUTING, RoutingState, routing_state
@@ -108,13 +118,21 @@ def create_app(
     state = Report("state", ProcessReport, lambda: _report(pool, sources.discovery, metrics))
     uses = Report("model uses", ModelUses, expiry.uses)
     routing = Report(ROUTING, RoutingState, lambda: _routing_state(pool, sources))
-    exchange = ReportExchange(instance or RouterInstance(), (state, uses, routing))
+    made = Report(DECISIONS, ProcessDecisions, lambda: view_decisions(decisions, _clock_offset(collaborators.clock)))
+    one = Question(ONE_DECISION, FoundDecision, lambda name: _find(decisions, name, collaborators.clock))
+    exchange = ReportExchange(instance or RouterInstance(), (state, uses, routing, made), (one,))
 
     async def collect_states() -> ProcessReports:
         return ProcessReports(exchange.total, await exchange.collect(state))
 
     async def collect_uses() -> Iterable[ModelUses]:
         return (await exchange.collect(uses)).values()
+
+    async def collect_decisions() -> Iterable[ProcessDecisions]:
+        return (await exchange.collect(made)).values()
+
+    async def find_request(request_id: str) -> FoundDecision:
+        return merge_found(await exchange.ask(one, request_id))
 
     inference = InferenceHandler(
         routes=lambda: routes,
@@ -132,6 +150,7 @@ def create_app(
         *openai_model_routes(pool, lambda: routes),
         *model_routes(sources.sync, lambda: Inventory(routes, pool, virtual_models.live, writes_refusal(settings))),
         *admin_routes(collect_states),
+        *explain_routes(collect_decisions, find_request),
     ]
     lifespan = _lifespan(collaborators.client, sources, exchange, stalls, request_log)
     refusal_log = RefusalLog(time.monotonic)
@@ -148,6 +167,14 @@ def create_app(
     access = Access.from_settings(settings, own_names=[socket.gethostname()])
     dispatcher = _serve(settings, hot, handlers, lifespan)
     return Gate(dispatcher, access, finished, on_refusal, collaborators.clock.monotonic_ns)
+
+
+def _clock_offset(clock: Clock) -> int:
+    return clock.time_ns() - clock.monotonic_ns()
+
+
+def _find(decisions: Decisions, request_id: str, clock: Clock) -> FoundDecision:
+    return find_decision(decisions, request_id, _clock_offset(clock))
 
 
 def _stall_watch(settings: RouterSettings) -> StallWatch:

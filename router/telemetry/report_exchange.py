@@ -1,7 +1,8 @@
 """Exchanges reports between the processes of one `vllama serve`, over abstract Unix sockets.
 
-The asking process sends the name of a report and a line feed. The other one answers and closes. Abstract sockets need
-no cleanup. Any user can bind one, so both ends check that the peer is this user.
+The asking process sends the name of a report and a line feed; of a question, its argument follows the name after a tab.
+The other one answers and closes. Abstract sockets need no cleanup. Any user can bind one, so both ends check that the
+peer is this user.
 """
 
 from __future__ import annotations
@@ -39,9 +40,22 @@ class Report(Generic[T]):
     """Returns this process's."""
 
 
+@dataclass(frozen=True, slots=True)
+class Question(Generic[T]):
+    """A report on one thing, such as one request."""
+
+    name: str
+    type: type[T]
+    own: Callable[[str], T]
+    """Returns this process's answer, by the argument."""
+
+
 class ReportExchange:
-    def __init__(self, instance: RouterInstance, reports: Iterable[Report[Any]]) -> None:
+    def __init__(
+        self, instance: RouterInstance, reports: Iterable[Report[Any]], questions: Iterable[Question[Any]] = ()
+    ) -> None:
         self._instance = instance
+        self._questions = {question.name: question for question in questions}
         self._reports = {report.name: report for report in reports}
         self._calls = {name: SharedCall(lambda name=name: self._ask_all(name)) for name in self._reports}  # type: ignore[misc]
 
@@ -53,6 +67,17 @@ class ReportExchange:
         """Return the reports of this process and of those that answer in time, by process index."""
         others: Mapping[int, T] = await self._calls[report.name]() if self.total > 1 else {}
         return {self._instance.index: report.own(), **others}
+
+    async def ask(self, question: Question[T], argument: str) -> Mapping[int, T]:
+        """Return the answers of this process and of those that answer in time, by process index. Raises ValueError for
+        an argument with control characters."""
+        if not argument.isprintable():
+            raise ValueError("an argument is one line of printable text")
+        instance = self._instance
+        line = f"{question.name}\t{argument}"
+        others = [index for index in range(instance.total) if index != instance.index]
+        answers = await ask_processes(instance, others, line, question.type)
+        return {instance.index: question.own(argument), **answers}
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -74,11 +99,17 @@ class ReportExchange:
         with contextlib.suppress(ConnectionError, TimeoutError, ValueError):
             if _same_user(writer.get_extra_info("socket")):
                 async with asyncio.timeout(TIMEOUT):
-                    name = (await reader.readline()).decode().strip()
-                if report := self._reports.get(name):
-                    writer.write(msgspec.msgpack.encode(report.own()))
+                    line = (await reader.readline()).decode().strip("\n")
+                writer.write(self._answer(*line.split("\t", 1)))
             writer.close()
             await writer.wait_closed()
+
+    def _answer(self, name: str, argument: str = "") -> bytes:
+        """Return nothing for an unknown name, which a newer process may send."""
+        if report := self._reports.get(name):
+            return msgspec.msgpack.encode(report.own())
+        question = self._questions.get(name)
+        return msgspec.msgpack.encode(question.own(argument)) if question else b""
 
 
 async def ask_processes(family: RouterInstance, indexes: Iterable[int], name: str, kind: type[T]) -> Mapping[int, T]:

@@ -21,7 +21,7 @@ import pytest
 from tests.support.ports import free_ports
 from tests.support.until import auntil, until
 from vllama_pool.router.instance import RouterInstance
-from vllama_pool.router.telemetry.report_exchange import Report, ReportExchange
+from vllama_pool.router.telemetry.report_exchange import Question, Report, ReportExchange
 from vllama_pool.workers.process.lifeline import die_with_parent
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")]
@@ -35,13 +35,18 @@ class Process:
     def __init__(self, index: int, total: int, family: str) -> None:
         self.report = Report("index", int, lambda: index)
         self.text = Report("text", str, lambda: f"process {index}")
-        self._exchange = ReportExchange(RouterInstance(index, total, family), (self.report, self.text))
+        self.echo = Question("echo", str, lambda argument: f"process {index}: {argument}")
+        reports = (self.report, self.text)
+        self._exchange = ReportExchange(RouterInstance(index, total, family), reports, (self.echo,))
         self.serving = self._exchange.serving
 
     async def collect(self) -> list[int]:
         reports = await self._exchange.collect(self.report)
         assert all(index == report for index, report in reports.items())
         return sorted(reports)
+
+    async def ask(self, argument: str) -> list[str]:
+        return sorted((await self._exchange.ask(self.echo, argument)).values())
 
     async def texts(self) -> set[str]:
         return set((await self._exchange.collect(self.text)).values())
@@ -60,6 +65,20 @@ async def test_every_process_collects_the_reports_of_all() -> None:
         for one in exchanges:
             assert await one.collect() == [0, 1, 2]
             assert await one.texts() == {"process 0", "process 1", "process 2"}
+
+
+async def test_every_process_answers_a_question_by_its_argument() -> None:
+    exchanges = processes(2)
+    async with exchanges[0].serving(), exchanges[1].serving():
+        answers = await asyncio.gather(*(exchanges[0].ask(text) for text in ("a b", "", "ä")))
+    assert answers == [[f"process 0: {text}", f"process 1: {text}"] for text in ("a b", "", "ä")]
+
+
+@pytest.mark.parametrize("argument", ["a\nb", "a\tb"])
+async def test_an_argument_of_a_question_is_one_line(argument: str) -> None:
+    (only,) = processes(1)
+    with pytest.raises(ValueError, match="one line"):
+        await only.ask(argument)
 
 
 async def test_a_process_that_does_not_run_is_left_out() -> None:
