@@ -5,9 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.discovery import static_workers
@@ -23,6 +22,9 @@ from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.vllm.probe import http_client
 from vllama_pool.workers.vllm.trust_store import TrustStore
+
+if TYPE_CHECKING:
+    from vllama_pool.config.routing.schema import WorkerEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Sources:
 
 def open_sources(
     settings: RouterSettings,
-    workers: Collection[StaticWorker],
+    workers: Collection[WorkerEntry],
     pool: Pool,
     virtual: ModelStore,
     shadowed: Callable[[], Collection[str]],

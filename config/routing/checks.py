@@ -9,12 +9,42 @@ from collections.abc import Iterator
 from typing import Any
 
 from vllama_pool.config import names, urls
+from vllama_pool.config.routing import schema
 from vllama_pool.config.routing.yaml_document import Document, Path, Problem, dotted
 
 
 def find_conflicts(document: Document) -> list[Problem]:
     """The document's top level must be a mapping."""
-    return [*_name_conflicts(document), *_serve_conflicts(document), *_worker_conflicts(document)]
+    return [
+        *_unsupported(document),
+        *_name_conflicts(document),
+        *_serve_conflicts(document),
+        *_worker_conflicts(document),
+    ]
+
+
+def _unsupported(document: Document) -> list[Problem]:
+    """Find keys that have no effect yet."""
+    problems: list[Problem] = []
+    for path, position in document.keys.items():
+        generic = ".".join("*" if i == 1 or isinstance(part, int) else part for i, part in enumerate(path))
+        is_pattern = len(path) == 2 and path[0] == "models" and "*" in str(path[1])
+        if generic in schema.NOT_YET or (is_pattern and "patterns" in schema.NOT_YET):
+            problems.append(Problem(position.line, position.column, dotted(path), "not supported yet; remove it"))
+    for name, entry in _entries(document):
+        policy = entry.get("policy")
+        kind = policy.get("type") if isinstance(policy, dict) else policy
+        if f"policy {kind}" in schema.NOT_YET:
+            position, path = document.value_position(("models", name, "policy")), ("models", name, "policy")
+            problems.append(
+                Problem(
+                    position.line,
+                    position.column,
+                    dotted(path),
+                    f"{kind} is not supported yet; write least-load or round-robin",
+                )
+            )
+    return problems
 
 
 def _entries(document: Document) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,6 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from vllama_pool.config.routing import schema
+from vllama_pool.config.routing.model_entry import ModelEntry, Target
+from vllama_pool.config.routing.model_options import REMOVED_OPTIONS, ModelOptions
 from vllama_pool.config.routing.yaml_document import Document, Path, Problem, dotted, kind
 from vllama_pool.config.routing.yaml_scalars import is_number
 
@@ -46,7 +48,7 @@ def _describe(error: Any, path: Path) -> str:
             return f"expected text, got {kind(value)}; {_advice(value)}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" | "finite_number":
             return f"{error['msg'].removeprefix('Input ').lower()}, got {kind(value)}; correct it"
-        case "list_type" if isinstance(value, str):
+        case "list_type" | "tuple_type" if isinstance(value, str):
             return f"expected a list, got {kind(value)}; write it in brackets: [{value[:40]}]"
         case "model_type" if value is None and path:
             return "is empty; write something under it or remove it"
@@ -82,6 +84,7 @@ _EXPECTED = {
     "float_type": "a number",
     "bool_type": "true or false",
     "list_type": "a list",
+    "tuple_type": "a list",
     "dict_type": "a mapping",
     "model_type": "a mapping",
 }
@@ -94,27 +97,25 @@ def _advice(value: object) -> str:
 
 def _unknown_key(key: str, parent: Path) -> str:
     model = _model_at(parent)
-    if model is schema.ModelEntry and key in schema.NOT_YET:
-        return "not supported yet; remove it"
-    if model is schema.ModelOptions and key in schema.REMOVED_OPTIONS:
+    if model is ModelOptions and key in REMOVED_OPTIONS:
         return "no longer an option of Ollama; remove it"
     known = list(model.model_fields)
     near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
-    noun = "option" if model is schema.ModelOptions else "key"
+    noun = "option" if model is ModelOptions else "key"
     if near:
         return f"unknown {noun}; did you mean '{near[0]}'?"
-    choices = "Ollama's option names" if model is schema.ModelOptions else f"of {', '.join(known)}"
-    return f"unknown {noun}; write one {'of ' if model is schema.ModelOptions else ''}{choices}"
+    choices = "Ollama's option names" if model is ModelOptions else f"of {', '.join(known)}"
+    return f"unknown {noun}; write one {'of ' if model is ModelOptions else ''}{choices}"
 
 
 def _model_at(path: Path) -> type[BaseModel]:
     match path:
         case ("models", _):
-            return schema.ModelEntry
+            return ModelEntry
         case ("models", _, "options"):
-            return schema.ModelOptions
+            return ModelOptions
         case ("models", _, "serve", _):
-            return schema.Target
+            return Target
         case ("workers", _):
             return schema.WorkerEntry
     return schema.RoutingFile

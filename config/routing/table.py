@@ -1,4 +1,4 @@
-"""The routing table: models by name, and static workers.
+"""The routing table: the entries of a routing file, and where they are written.
 
 `load` reads it from YAML and reports all problems of a file together. It imports the reader, which most processes start
 without.
@@ -6,15 +6,17 @@ without.
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from vllama_pool.config.routing import schema
+    from vllama_pool.config.routing.model_entry import ModelEntry
+    from vllama_pool.config.routing.schema import RoutingFile, WorkerEntry
     from vllama_pool.config.routing.yaml_document import Problem
 
 DEFAULT_FILE = Path(__file__).parents[1] / "routing.yaml"
@@ -22,48 +24,48 @@ DEFAULT_FILE = Path(__file__).parents[1] / "routing.yaml"
 
 LEAST_LOAD = "least-load"
 
-
-@dataclass(frozen=True, slots=True)
-class ServeTarget:
-    model: str
-    weight: int = 1
+KeyPath = tuple[str | int, ...]
+"""Keys and list indices from the top to a value."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRoute:
-    """The served models of one client-facing name. Compare names by `names.lookup_key`."""
+class Place(NamedTuple):
+    """Line and column count from 1."""
 
-    name: str
-    serve: tuple[ServeTarget, ...]
-    """Not empty. Never names another entry."""
-    aliases: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """Sampling defaults under Ollama's option names."""
-    policy: str = LEAST_LOAD
-    """"least-load" or "round-robin"."""
-    stream_interval: int = 1
-    """Tokens per event of a streamed answer."""
-    completions: str = "raw"
-    """"raw" or "templated"."""
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
 
 
-@dataclass(frozen=True, slots=True)
-class StaticWorker:
-    """A vLLM server without an agent."""
+def _no_entries() -> RoutingFile:
+    from vllama_pool.config.routing.schema import RoutingFile
 
-    url: str
-    """Base URL in the form of `urls.worker_url`."""
-    name: str
-    """Unique; the URL if the file gives no name."""
-    slots: int = 0
-    """Requests that it runs at once; 0 if unknown."""
-    tags: tuple[str, ...] = ()
+    return RoutingFile()
+
+
+def _no_places() -> Mapping[KeyPath, Place]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
-    models: tuple[ModelRoute, ...] = ()
-    workers: tuple[StaticWorker, ...] = ()
+    entries: RoutingFile = field(default_factory=_no_entries)
+    places: Mapping[KeyPath, Place] = field(default_factory=_no_places, compare=False)
+    """Of each key and list item."""
+    revision: str = field(default="", compare=False)
+    """12 hex digits of the SHA-256 over all files; "" for a table without a file."""
+    files: tuple[Path, ...] = field(default=(), compare=False)
+    """The file and those that it includes."""
+
+    @property
+    def models(self) -> Mapping[str, ModelEntry]:
+        return self.entries.models or {}
+
+    @property
+    def workers(self) -> tuple[WorkerEntry, ...]:
+        return self.entries.workers or ()
 
 
 class RoutingError(Exception):
@@ -97,43 +99,23 @@ def parse(data: bytes, file: str = "routing.yaml") -> RoutingTable:
     """Parse a file's bytes; `file` is for messages. Raises RoutingError."""
     from pydantic import ValidationError
 
-    from vllama_pool.config.routing import checks, messages, schema, yaml_document
+    from vllama_pool.config.routing import checks, messages, yaml_document
+    from vllama_pool.config.routing.schema import RoutingFile
 
     document = yaml_document.parse(data)
     if document.value is None:
         document.value = {}
     problems = list(document.problems)
     entries = None
+    if isinstance(document.value, dict):
+        document.value = {key: value for key, value in document.value.items() if not key.startswith("x-")}
     try:
-        entries = schema.RoutingFile.model_validate(document.value)
+        entries = RoutingFile.model_validate(document.value)
     except ValidationError as error:
         problems += [messages.problem_for(item, document) for item in error.errors(include_url=False)]
     if isinstance(document.value, dict):
         problems += checks.find_conflicts(document)
     if problems or entries is None:
         raise RoutingError(file, problems)
-    return _table(entries)
-
-
-def _table(entries: schema.RoutingFile) -> RoutingTable:
-    return RoutingTable(
-        tuple(_route(name.strip(), entry) for name, entry in (entries.models or {}).items()),
-        tuple(
-            StaticWorker(worker.url, worker.name or worker.url, worker.slots, tuple(worker.tags or ()))
-            for worker in entries.workers or ()
-        ),
-    )
-
-
-def _route(name: str, entry: schema.ModelEntry) -> ModelRoute:
-    serve = entry.serve or name
-    targets = [serve] if isinstance(serve, str) else serve
-    return ModelRoute(
-        name,
-        tuple(ServeTarget(item) if isinstance(item, str) else ServeTarget(item.model, item.weight) for item in targets),
-        tuple(alias.strip() for alias in entry.aliases or ()),
-        MappingProxyType(entry.options.model_dump(exclude_none=True) if entry.options else {}),
-        entry.policy,
-        entry.stream_interval,
-        entry.completions,
-    )
+    places = {path: Place(file, position.line, position.column) for path, position in document.keys.items()}
+    return RoutingTable(entries, places, hashlib.sha256(data).hexdigest()[:12], (Path(file),))

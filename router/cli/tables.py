@@ -69,15 +69,16 @@ def routing_table(routing: RoutingTable) -> list[Table]:
     tables = []
     if routing.models:
         models = plain_table("MODEL", "SERVED BY", "ALIASES", "OPTIONS")
-        for route in routing.models:
-            weighted = len(route.serve) > 1
-            served = [f"{target.model} ({target.weight})" if weighted else target.model for target in route.serve]
-            options = ", ".join(f"{name}={value}" for name, value in route.options.items())
-            add_row(models, route.name, ", ".join(served), ", ".join(route.aliases), options)
+        for name, entry in routing.models.items():
+            targets = entry.targets(name)
+            weighted = len(targets) > 1
+            served = [f"{target.model} ({target.weight})" if weighted else target.model for target in targets]
+            options = ", ".join(f"{option}={value}" for option, value in entry.option_values().items())
+            add_row(models, name, ", ".join(served), ", ".join(entry.aliases or ()), options)
         tables.append(models)
     if routing.workers:
         workers = plain_table("STATIC WORKER", "URL", "SLOTS", "TAGS")
         for worker in routing.workers:
-            add_row(workers, worker.name, worker.url, str(worker.slots or "unknown"), ", ".join(worker.tags))
+            add_row(workers, worker.label, worker.url, str(worker.slots or "unknown"), ", ".join(worker.tags))
         tables.append(workers)
     return tables

@@ -7,11 +7,11 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import httpx
 from msgspec.structs import replace
 
-from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.discovery.membership import TTL, ProbeAnswer, WorkerSink
 from vllama_pool.router.discovery.model_lists import ModelLists
@@ -25,6 +25,9 @@ from vllama_pool.workers.vllm.abilities import detect_abilities
 from vllama_pool.workers.vllm.ability_schedule import AbilitySchedule
 from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, ProbeResult
 from vllama_pool.workers.vllm.server_identity import SEVERAL_SERVERS, ServerIdentity, Sighting
+
+if TYPE_CHECKING:
+    from vllama_pool.config.routing.schema import WorkerEntry
 
 INTERVAL = 1.0
 """Seconds, with 10 % jitter."""
@@ -61,7 +64,7 @@ def health_probe(client: httpx.AsyncClient, key: str | None) -> Probe:
 class StaticWorkers:
     def __init__(
         self,
-        workers: Iterable[StaticWorker],
+        workers: Iterable[WorkerEntry],
         pool: WorkerSink,
         client: httpx.AsyncClient,
         endpoints: Endpoints,
@@ -74,7 +77,7 @@ class StaticWorkers:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             for watch in self._watches:
-                tasks.create_task(watch.run(), name=f"static worker {watch.worker.name}")
+                tasks.create_task(watch.run(), name=f"static worker {watch.worker.label}")
 
 
 class StaticWatch:
@@ -85,7 +88,7 @@ class StaticWatch:
 
     def __init__(
         self,
-        worker: StaticWorker,
+        worker: WorkerEntry,
         pool: WorkerSink,
         client: httpx.AsyncClient,
         endpoints: Endpoints,
@@ -97,7 +100,7 @@ class StaticWatch:
         self._client = client
         self._key = key
         self._clock = clock
-        self._id = STATIC + worker.name
+        self._id = STATIC + worker.label
         self._endpoint = endpoints.build(parse_url(worker.url))
         self._generation = 1
         self._models: tuple[ModelInfo, ...] = ()
@@ -179,7 +182,7 @@ class StaticWatch:
         self._report_several()
         load = self._last_load = self._load(result.metrics)
         if not self._up:
-            _log.info("static worker %s serves %s", self.worker.name, _listed(self._models))
+            _log.info("static worker %s serves %s", self.worker.label, _listed(self._models))
         if renewed:
             self._pool.put(Discovered(self._record(), self._endpoint, load))
         if self._failing_since is not None:
@@ -216,7 +219,7 @@ class StaticWatch:
     def _report_several(self) -> None:
         if self._identity.several and not self._reported_several:
             self._reported_several = True
-            _log.warning("static worker %s at %s: %s", self.worker.name, self.worker.url, SEVERAL_SERVERS)
+            _log.warning("static worker %s at %s: %s", self.worker.label, self.worker.url, SEVERAL_SERVERS)
 
     def _failed(self, result: ProbeResult) -> None:
         now = self._clock()
@@ -226,7 +229,7 @@ class StaticWatch:
         gone = result.health is not Health.UNREACHABLE and not (self._identity.several or self._returns)
         over = gone or now - self._failing_since >= TTL
         if over and result.problem != self._problem:
-            _log.warning("static worker %s is down: %s", self.worker.name, result.problem)
+            _log.warning("static worker %s is down: %s", self.worker.label, result.problem)
             self._gone = gone
             self._mark_down(result.problem)
 

@@ -9,10 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from operator import itemgetter
+from typing import TYPE_CHECKING
 
 from vllama_pool.config.names import MAX_CACHED_LENGTH, InvalidName, lookup_key, parse
 from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
-from vllama_pool.config.routing.table import LEAST_LOAD, ModelRoute, RoutingTable
+from vllama_pool.config.routing.table import LEAST_LOAD, RoutingTable
 from vllama_pool.router.balance import select
 from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.pool import Pool
@@ -21,6 +22,9 @@ from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import NoWorker
 from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel
+
+if TYPE_CHECKING:
+    from vllama_pool.config.routing.model_entry import ModelEntry, Target
 
 RETRY_AFTER = 5
 """Seconds, for a model without a worker."""
@@ -136,6 +140,27 @@ class ListedModel:
     """Set for a virtual model; the replicas are then its base's."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """An entry of the table, compiled."""
+
+    name: str
+    aliases: tuple[str, ...]
+    serve: tuple[Target, ...]
+    policy: str
+    defaults: Defaults
+
+    @classmethod
+    def of(cls, name: str, entry: ModelEntry) -> _Route:
+        aliases = tuple(alias.strip() for alias in entry.aliases or ())
+        defaults = Defaults(
+            entry.option_values(),
+            stream_interval=entry.stream_interval,
+            templates_completions=entry.completions == "templated",
+        )
+        return cls(name, aliases, entry.targets(name), entry.policy_name, defaults)
+
+
 class ModelRoutes:
     """The routing table, resolved against a pool. Immutable but for the policies' state and the names resolved."""
 
@@ -147,9 +172,9 @@ class ModelRoutes:
         virtual: Mapping[str, VirtualModel] | None = None,
     ) -> None:
         """`policy` applies to models outside the table. `virtual`: live virtual models by `lookup_key`."""
-        self._models = table.models
-        self._by_key: dict[str, ModelRoute] = {}
-        for route in table.models:
+        self._models = tuple(_Route.of(name.strip(), entry) for name, entry in table.models.items())
+        self._by_key: dict[str, _Route] = {}
+        for route in self._models:
             for name in (route.name, *route.aliases):
                 self._by_key.setdefault(lookup_key(name), route)
         self._virtual = virtual if virtual is not None else {}
@@ -158,7 +183,7 @@ class ModelRoutes:
         self._pool: Pool | None = None
         self._pool_version = 0
         self._known = lru_cache(maxsize=MAX_NAMES)(self._look_up)
-        self._policies = {route.name: POLICIES[route.policy]() for route in table.models}
+        self._policies = {route.name: POLICIES[route.policy]() for route in self._models}
 
     def __repr__(self) -> str:
         return f"<ModelRoutes {len(self._models)} models, {len(self._by_key)} names>"
@@ -236,9 +261,7 @@ class ModelRoutes:
         if route is not None:
             targets = [(entry.weight, group) for entry in route.serve if (group := pool.group_for(entry.model))]
             groups = tuple(group for _, group in targets)
-            templated = route.completions == "templated"
-            defaults = Defaults(route.options, stream_interval=route.stream_interval, templates_completions=templated)
-            resolution = Resolution(name, route.name, groups, defaults, self._policies[route.name])
+            resolution = Resolution(name, route.name, groups, route.defaults, self._policies[route.name])
             return _Known(resolution, tuple(weight for weight, _ in targets) if len(targets) > 1 else ())
         group = pool.group_for(name)
         if group is None:
@@ -262,9 +285,9 @@ class ModelRoutes:
         resolution = Resolution(name, base.model, base.groups, defaults, base.policy, model.name)
         return _Known(resolution, weights, virtual=model, key=key)
 
-    def _list_configured(self, route: ModelRoute, pool: Pool) -> ListedModel:
+    def _list_configured(self, route: _Route, pool: Pool) -> ListedModel:
         replicas = {replica.worker.id: replica for entry in route.serve for replica in pool.replicas_for(entry.model)}
-        return ListedModel(listed_name(route.name), tuple(replicas.values()), Defaults(route.options))
+        return ListedModel(listed_name(route.name), tuple(replicas.values()), Defaults(route.defaults.options))
 
     def _list_virtual(self, model: VirtualModel, pool: Pool) -> ListedModel:
         base = self.find_base(model.base, pool)

@@ -13,7 +13,8 @@ import time
 import timeit
 from collections.abc import Callable
 
-from vllama_pool.config.routing.table import LEAST_LOAD, ModelRoute, RoutingTable, ServeTarget
+from tests.support.tables import routing_table
+from vllama_pool.config.routing.table import LEAST_LOAD, RoutingTable
 from vllama_pool.router.balance.lease import Completed
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.routing.resolve import ModelRoutes
@@ -55,11 +56,7 @@ def fleet(workers: int, models: int) -> list[Discovered]:
 
 def requests(pool: Pool, clock: Clock, models: int, policy: str) -> Callable[[], None]:
     """Return one request after the other, for the models in turn."""
-    table = RoutingTable(
-        tuple(
-            ModelRoute(f"model-{number}", (ServeTarget(f"model-{number}"),), policy=policy) for number in range(models)
-        )
-    )
+    table = routing_table(models={f"model-{number}": {"policy": policy} for number in range(models)})
     routes = ModelRoutes(RoutingTable() if policy == LEAST_LOAD else table, random.Random(1))
     rng = random.Random(2)
     names = itertools.cycle([f"model-{number}" for number in range(models)])

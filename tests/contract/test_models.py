@@ -13,13 +13,11 @@ import pytest
 import pytest_asyncio
 
 from tests.support.fleet.live import Fleet, fleet
-from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
+from tests.support.tables import routing_table
 from vllama_pool.workers.simulated.options import Options
 
 OPTIONS = Options(model="Qwen/Qwen3-8B", tokens_per_second=500, ttft=0.01, answer_tokens=5, aliases=("tuned",))
-TABLE = RoutingTable(
-    models=(ModelRoute(name="friendly:8b", serve=(ServeTarget("Qwen/Qwen3-8B"),), options={"temperature": 0.5}),)
-)
+TABLE = routing_table(models={"friendly:8b": {"serve": "Qwen/Qwen3-8B", "options": {"temperature": 0.5}}})
 HELLO = [{"role": "user", "content": "hello"}]
 DIGEST = "a" * 64
 

@@ -9,21 +9,14 @@ import ollama
 import pytest
 
 from tests.support.fleet.live import Fleet, fleet
+from tests.support.tables import routing_table
 from tests.support.until import auntil
-from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 OPTIONS = Options(model="Qwen/Qwen3-8B", tokens_per_second=500, ttft=0.01, answer_tokens=12, per_request_metrics=True)
-TABLE = RoutingTable(
-    models=(
-        ModelRoute(
-            name="friendly:8b",
-            serve=(ServeTarget("Qwen/Qwen3-8B"),),
-            aliases=("short",),
-            options={"temperature": 0.5},
-        ),
-    )
+TABLE = routing_table(
+    models={"friendly:8b": {"serve": "Qwen/Qwen3-8B", "aliases": ["short"], "options": {"temperature": 0.5}}}
 )
 HELLO = [{"role": "user", "content": "hello"}]
 

@@ -23,9 +23,9 @@ from tests.support.clients.openai_scenarios import OpenAIScenarioTests, Response
 from tests.support.clients.stock_clients import StockClient, client, started
 from tests.support.clients.v1_scenarios import V1ScenarioTests, api, for_v1_clients_with, raised_by
 from tests.support.fleet.live import Fleet, fleet
+from tests.support.tables import routing_table
 from tests.support.vllm.weather_tool import TOOL
 from vllama_pool.config.api_keys import ApiKey, digest
-from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.workers.simulated.faults import INFERENCE, Error, Status
 from vllama_pool.workers.simulated.options import Options
 
@@ -44,7 +44,7 @@ FAILING = Options(
         Error(after_tokens=4, marker="break", paths=PATHS),
     ),
 )
-AWAY = RoutingTable(models=(ModelRoute(name="away", serve=(ServeTarget("not-there"),)),))
+AWAY = routing_table(models={"away": {"serve": "not-there"}})
 PARALLEL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "openai": (
         {"choice": "auto", "options": OPTIONS},

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.clients.exchanges import read_all, send
 from tests.support.fleet.live import Fleet, fleet
-from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
+from tests.support.tables import routing_table
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.simulated.options import Options
@@ -35,12 +35,7 @@ MEASURED = 10.0
 """Seconds."""
 SETTLING = 8.0
 """Seconds from the start of a policy to its steady state."""
-TABLE = RoutingTable(
-    models=tuple(
-        ModelRoute(name=policy, serve=(ServeTarget("m"),), aliases=(), options={}, policy=policy)
-        for policy in ("least-load", "round-robin")
-    )
-)
+TABLE = routing_table(models={policy: {"serve": "m", "policy": policy} for policy in ("least-load", "round-robin")})
 
 
 @dataclass(frozen=True)

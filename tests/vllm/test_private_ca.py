@@ -11,9 +11,10 @@ import pytest
 import trustme
 
 from tests.support.fleet.live import Fleet, fleet
+from tests.support.tables import routing_table
 from tests.support.until import auntil
 from tests.support.vllm.servers import Spec, VllmServer, start
-from vllama_pool.config.routing.table import RoutingTable, StaticWorker
+from vllama_pool.config.routing.table import RoutingTable
 
 CHAT: dict[str, Any] = {
     "model": "tiny-qwen3",
@@ -49,7 +50,7 @@ async def worker(running: Fleet) -> dict[str, Any]:
 
 
 def table(url: str) -> RoutingTable:
-    return RoutingTable(workers=(StaticWorker(url=url, name="gpu"),))
+    return routing_table(workers=[{"url": url, "name": "gpu"}])
 
 
 async def test_it_is_discovered_probed_and_streams_a_chat(

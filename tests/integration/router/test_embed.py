@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.fleet.live import Fleet, fleet
-from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
+from tests.support.tables import routing_table
 from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
@@ -123,8 +123,8 @@ async def test_num_ctx_limits_the_tokens_of_an_input(running: Fleet) -> None:
 
 @pytest.mark.rule(138)
 async def test_num_ctx_of_a_route_applies(tmp_path: Path) -> None:
-    route = ModelRoute("small", (ServeTarget("all-minilm"),), options={"num_ctx": 3})
-    async with fleet(tmp_path, {"a": MINILM}, table=RoutingTable(models=(route,))) as running:
+    route = {"small": {"serve": "all-minilm", "options": {"num_ctx": 3}}}
+    async with fleet(tmp_path, {"a": MINILM}, table=routing_table(models=route)) as running:
         assert (await embed(running, "one two three", model="small"))["prompt_eval_count"] == 3
 
 

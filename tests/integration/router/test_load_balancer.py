@@ -12,9 +12,9 @@ import pytest
 from tests.support.fleet.agents import agent, wait_for
 from tests.support.fleet.live import fleet
 from tests.support.registry.valkey import running_valkey
+from tests.support.tables import routing_table
 from tests.support.until import auntil
 from tests.support.vllm.balancer import Balancer
-from vllama_pool.config.routing.table import RoutingTable, StaticWorker
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.registry.record import WorkerState
@@ -61,7 +61,7 @@ async def test_servers_behind_a_balancer_are_asked_once_and_reported_once(
         Balancer([one.port, two.port], per_request=per_request) as address,
     ):
         await chat_alternately(address, one)
-        table = RoutingTable(workers=(StaticWorker(url=address.url, name="lb"),))
+        table = routing_table(workers=[{"url": address.url, "name": "lb"}])
         async with fleet(tmp_path, {}, table=table) as running:
 
             async def worker() -> dict[str, Any]:

@@ -21,10 +21,11 @@ from tests.support.fleet.agents import agent, wait_for
 from tests.support.fleet.live import fleet, model
 from tests.support.registry.membership_sink import Recorder
 from tests.support.registry.valkey import running_valkey
+from tests.support.tables import routing_table
 from tests.support.until import auntil
 from tests.support.vllm.balancer import Balancer
 from tests.support.vllm.simulated import FAST
-from vllama_pool.config.routing.table import RoutingTable, StaticWorker
+from vllama_pool.config.routing.schema import WorkerEntry
 from vllama_pool.router.cli.main import main
 from vllama_pool.router.discovery.membership import TTL
 from vllama_pool.router.discovery.static_workers import StaticWatch
@@ -72,7 +73,7 @@ async def test_a_static_worker_with_a_private_authority_is_probed_and_used(
     authority: trustme.CA, trusted: str, tmp_path: Path
 ) -> None:
     async with tls_worker(certificate(authority)) as front:
-        table = RoutingTable(workers=(StaticWorker(url=front.url, name="gpu"),))
+        table = routing_table(workers=[{"url": front.url, "name": "gpu"}])
         async with fleet(tmp_path, {}, table=table) as running:
             assert await running.states() == {"static/gpu": "ready"}
             assert (await running.http.post("/api/chat", json=CHAT)).status_code == 200
@@ -158,7 +159,7 @@ async def reasons(url: str, caplog: pytest.LogCaptureFixture) -> tuple[str, str]
     now, pool, trust = 100.0, Recorder(), TrustStore()
     async with http_client(5, trust=trust.context) as client:
         endpoints = Endpoints(None, trust)
-        watch = StaticWatch(StaticWorker(url=url, name="gpu"), pool, client, endpoints, None, lambda: now)
+        watch = StaticWatch(WorkerEntry(url=url, name="gpu"), pool, client, endpoints, None, lambda: now)
         for _ in range(4):
             await watch.probe()
             now += TTL

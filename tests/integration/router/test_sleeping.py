@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 
 from tests.support.fleet.live import Fleet, fleet
+from tests.support.tables import routing_table
 from tests.support.until import auntil
-from vllama_pool.config.routing.table import RoutingTable, StaticWorker
+from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.server import Simulated
 
@@ -21,7 +22,7 @@ CHAT: dict[str, Any] = {"model": "m", "stream": False, "messages": [{"role": "us
 
 
 def static(**workers: Simulated) -> RoutingTable:
-    return RoutingTable(workers=tuple(StaticWorker(url=worker.url, name=name) for name, worker in workers.items()))
+    return routing_table(workers=[{"url": worker.url, "name": name} for name, worker in workers.items()])
 
 
 async def become(running: Fleet, **expected: str) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from tests.support.fleet.live import Fleet, fleet
-from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
+from tests.support.tables import routing_table
 from vllama_pool.workers.simulated.options import Options
 
 MODEL = "tiny:latest"
 QUICK = Options(model=MODEL, tokens_per_second=500, ttft=0.01, answer_tokens=12, tool_calls=True, tool_parser=True)
 TOKENS = 13
 """Tokens per answer: twelve and the end of the sequence, which has no text."""
-TABLE = RoutingTable((ModelRoute("grouped", (ServeTarget(MODEL),), stream_interval=4),))
+TABLE = routing_table(models={"grouped": {"serve": MODEL, "stream_interval": 4}})
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from tests.support.fleet.live import Fleet, fleet
+from tests.support.tables import routing_table
 from tests.support.until import auntil
-from vllama_pool.config.routing.table import RoutingTable, StaticWorker
 from vllama_pool.workers.simulated.faults import Hang
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.server import Simulated
@@ -35,7 +35,7 @@ async def router_over(state_dir: Path, *workers: Options) -> AsyncIterator[Fleet
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(Simulated(options)) for options in workers]
         named = enumerate(servers)
-        table = RoutingTable(workers=tuple(StaticWorker(url=server.url, name=f"w{i}") for i, server in named))
+        table = routing_table(workers=[{"url": server.url, "name": f"w{i}"} for i, server in named])
         yield await stack.enter_async_context(fleet(state_dir, {}, table=table))
 
 

@@ -11,15 +11,13 @@ import pytest
 import pytest_asyncio
 
 from tests.support.fleet.live import Fleet, fleet
-from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
+from tests.support.tables import routing_table
 from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 PATH = "/v1/audio/transcriptions"
 WHISPER = Options(model="whisper", transcription=True, tokens_per_second=2000, ttft=0.0, answer_tokens=8)
-TABLE = RoutingTable(
-    models=(ModelRoute("org/ears", (ServeTarget("whisper"),)), ModelRoute("out", (ServeTarget("nothing"),)))
-)
+TABLE = routing_table(models={"org/ears": {"serve": "whisper"}, "out": {"serve": "nothing"}})
 AUDIO = ("../a b.wav", b"RIFF\0\0\r\n--", "audio/wav")
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,17 +10,17 @@ import pytest
 import pytest_asyncio
 
 from tests.support.fleet.live import Fleet, fleet
+from tests.support.tables import routing_table
 from tests.support.v1_requests import JSON_PATHS, PATHS, body, content
 from tests.support.zstd import frame
 from vllama_pool.config.api_keys import ApiKey, digest
-from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.router.protocol.error_bodies import speaks_anthropic
 from vllama_pool.router.server.zstd_body import ZSTD_PATHS
 from vllama_pool.workers.simulated.options import Options
 
 QUICK = Options(model="tiny:latest", tokens_per_second=2000, ttft=0.0, answer_tokens=5)
 VECTORS = Options(model="vectors", embedding=True)
-TABLE = RoutingTable(models=(ModelRoute("out", (ServeTarget("nothing"),)),))
+TABLE = routing_table(models={"out": {"serve": "nothing"}})
 LIMIT = 2**20
 ZSTD = tuple(path for path in PATHS if path in ZSTD_PATHS)
 ANTHROPIC_TYPES = {413: "request_too_large", 503: "overloaded_error"}

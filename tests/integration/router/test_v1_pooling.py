@@ -12,13 +12,13 @@ import pytest
 import pytest_asyncio
 
 from tests.support.fleet.live import Fleet, fleet
-from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
+from tests.support.tables import routing_table
 from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 MINILM = Options(model="all-minilm", embedding=True, max_model_len=64, dimensions=32)
 CHAT = Options(model="chat")
-TABLE = RoutingTable(models=(ModelRoute("org/embed", (ServeTarget("all-minilm"),)),))
+TABLE = routing_table(models={"org/embed": {"serve": "all-minilm"}})
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 

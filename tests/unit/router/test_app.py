@@ -15,8 +15,9 @@ import pytest
 from litestar import Litestar, get, post
 
 from tests.support.asgi import http_client
+from tests.support.tables import routing_table
 from tests.support.until import auntil
-from vllama_pool.config.routing.table import ModelRoute, RoutingError, RoutingTable, ServeTarget
+from vllama_pool.config.routing.table import RoutingError, RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import background, create_app, served_methods
 from vllama_pool.router.server.gate import Gate
@@ -45,7 +46,7 @@ async def test_each_operation_has_a_route(tmp_path: Path, path: str) -> None:
 
 
 async def test_a_configured_model_without_a_worker_gets_503_at_once(tmp_path: Path) -> None:
-    table = RoutingTable(models=(ModelRoute("big", (ServeTarget("llama"),)),))
+    table = routing_table(models={"big": {"serve": "llama"}})
     response = await fetch(application(tmp_path, table), "POST", "/api/chat", json={"model": "big"})
     assert response.status_code == 503
     assert "no worker is available for model 'big'" in response.json()["error"]

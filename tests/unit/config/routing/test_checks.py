@@ -98,3 +98,15 @@ def test_two_workers_with_the_same_invalid_url_conflict() -> None:
 def test_different_workers_and_models_do_not_conflict() -> None:
     text = "models: {a: {serve: m, aliases: [b]}, c: {serve: m}}\nworkers: [{url: 'http://x'}, {url: 'http://y'}]\n"
     assert conflicts(text) == []
+
+
+def test_keys_without_an_effect_are_refused() -> None:
+    """Each of `NOT_YET`: a key that is accepted and ignored would mislead."""
+    text = b"teams: {a: {}}\nmodels: {x: {limits: {}}, 'y*': {}, z: {policy: session}}\n"
+    problems = [problem.located("f.yaml") for problem in find_conflicts(parse(text))]
+    assert problems == [
+        "f.yaml:1:1: teams: not supported yet; remove it",
+        "f.yaml:2:14: models.x.limits: not supported yet; remove it",
+        "f.yaml:2:27: models.y*: not supported yet; remove it",
+        "f.yaml:2:49: models.z.policy: session is not supported yet; write least-load or round-robin",
+    ]

@@ -27,8 +27,6 @@ def messages(text: str) -> list[str]:
             "f.yaml:2:5: models.x: is empty; write something under it or remove it",
         ),
         ("models: {x: a}\n", "f.yaml:1:13: models.x: expected a mapping, got the text 'a'; correct it"),
-        ("models: {x: {fallback: [y]}}\n", "f.yaml:1:14: models.x.fallback: not supported yet; remove it"),
-        ("models: {x: {limits: {}}}\n", "f.yaml:1:14: models.x.limits: not supported yet; remove it"),
         (
             "models: {x: {serve: 3.2}}\n",
             "f.yaml:1:21: models.x.serve: expected a served model or a list of them, got the number 3.2; "
@@ -46,8 +44,9 @@ def messages(text: str) -> list[str]:
             "f.yaml:1:23: models.x.serve[0].modle: unknown key; did you mean 'model'?",
         ),
         (
-            "models: {x: {serve: [{model: a, weight: 0}]}}\n",
-            "f.yaml:1:41: models.x.serve[0].weight: should be greater than or equal to 1, got the number 0; correct it",
+            "models: {x: {serve: [{model: a, weight: -1}]}}\n",
+            "f.yaml:1:41: models.x.serve[0].weight: should be greater than or equal to 0, got the number -1; "
+            "correct it",
         ),
         (
             "models: {x: {serve: [{model: a, weight: 1.5}]}}\n",
@@ -59,8 +58,8 @@ def messages(text: str) -> list[str]:
         ),
         (
             "models: {x: {policy: fastest}}\n",
-            "f.yaml:1:22: models.x.policy: expected 'least-load' or 'round-robin', got the text 'fastest'; "
-            "write one of them",
+            "f.yaml:1:22: models.x.policy: expected 'least-load', 'round-robin', 'prefix-affinity' or 'session', "
+            "got the text 'fastest'; write one of them",
         ),
         (
             "models: {x: {stream_interval: 0}}\n",

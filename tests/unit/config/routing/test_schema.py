@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vllama_pool.config.routing.schema import ModelEntry, ModelOptions, RoutingFile, WorkerEntry, json_schema
+from vllama_pool.config.routing.model_entry import ModelEntry
+from vllama_pool.config.routing.model_options import ModelOptions
+from vllama_pool.config.routing.schema import RoutingFile, WorkerEntry, json_schema
 from vllama_pool.config.routing.table import DEFAULT_FILE
 
 

@@ -6,14 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from vllama_pool.config.routing.model_entry import Target
 from vllama_pool.config.routing.table import (
     DEFAULT_FILE,
-    ModelRoute,
     RoutingError,
-    RoutingTable,
-    ServeTarget,
-    StaticWorker,
     load,
     parse,
 )
@@ -45,44 +43,53 @@ workers:
   - {url: "https://gpu-6", name: gpu-6, slots: 64, tags: [a100, fast]}
 """
     )
-    assert table.models == (
-        ModelRoute(
-            "llama3.2",
-            (ServeTarget("meta-llama/Llama-3.2-1B-Instruct"),),
-            ("llama3.2:1b",),
-            {"temperature": 0, "num_predict": -1, "stop": ["</s>"], "use_mmap": True},
-        ),
-        ModelRoute(
-            "assistant",
-            (ServeTarget("Qwen/Qwen3-8B"), ServeTarget("Qwen/Qwen3-14B", 3)),
-            policy="round-robin",
-            stream_interval=4,
-            completions="templated",
-        ),
-        ModelRoute("qwen3:8b", (ServeTarget("qwen3:8b"),), (), {"top_k": 20}),
-    )
-    assert table.workers == (
-        StaticWorker("http://10.0.0.5:8000", "http://10.0.0.5:8000"),
-        StaticWorker("https://gpu-6", "gpu-6", 64, ("a100", "fast")),
-    )
+    llama, assistant, qwen = table.models.values()
+    assert (llama.serve, llama.aliases) == ("meta-llama/Llama-3.2-1B-Instruct", ("llama3.2:1b",))
+    assert llama.option_values() == {"temperature": 0, "num_predict": -1, "stop": ["</s>"], "use_mmap": True}
+    assert assistant.targets("assistant") == (Target(model="Qwen/Qwen3-8B"), Target(model="Qwen/Qwen3-14B", weight=3))
+    assert (assistant.policy, assistant.stream_interval, assistant.completions) == ("round-robin", 4, "templated")
+    assert qwen.targets("qwen3:8b") == (Target(model="qwen3:8b"),)
+    assert [(worker.label, worker.url) for worker in table.workers] == [
+        ("http://10.0.0.5:8000", "http://10.0.0.5:8000"),
+        ("gpu-6", "https://gpu-6"),
+    ]
+    assert (table.workers[1].slots, table.workers[1].tags) == (64, ("a100", "fast"))
 
 
 def test_numbers_of_options_are_those_of_yaml_1_2() -> None:
     table = parse(b"models: {x: {options: {min_p: 5e-2, seed: 0123, num_ctx: 4e3, top_p: .5, num_keep: 0o17}}}")
-    assert table.models[0].options == {"min_p": 0.05, "seed": 123, "num_ctx": 4000, "top_p": 0.5, "num_keep": 15}
+    values = table.models["x"].option_values()
+    assert values == {"min_p": 0.05, "seed": 123, "num_ctx": 4000, "top_p": 0.5, "num_keep": 15}
 
 
 @pytest.mark.parametrize("text", ["", "models:\nworkers:\n", "models: {}\nworkers: []\n"])
 def test_an_empty_file_is_an_empty_table(text: str) -> None:
-    assert parse(text.encode()) == RoutingTable()
+    table = parse(text.encode())
+    assert (table.models, table.workers) == ({}, ())
 
 
 def test_a_routing_table_is_immutable() -> None:
     table = parse(b"models: {x: {options: {seed: 1}}}")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        table.models[0].name = "y"  # type: ignore[misc]
-    with pytest.raises(TypeError):
-        table.models[0].options["seed"] = 2  # type: ignore[index]
+        table.revision = "1"  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        table.models["x"].policy = "round-robin"
+
+
+def test_the_revision_depends_on_the_content_alone() -> None:
+    first, second = parse(b"models: {}", "a.yaml"), parse(b"models: {}", "b.yaml")
+    assert first.revision == second.revision != parse(b"models: {x: {}}").revision
+    assert len(first.revision) == 12
+
+
+def test_the_place_of_each_key_is_known() -> None:
+    table = parse(b"models:\n  x:\n    policy: round-robin\n", "f.yaml")
+    assert table.places["models", "x", "policy"] == ("f.yaml", 3, 5)
+
+
+def test_keys_for_anchors_are_ignored() -> None:
+    table = parse(b"x-common: &c {policy: round-robin}\nmodels: {a: *c}")
+    assert table.models["a"].policy == "round-robin"
 
 
 def test_all_problems_are_reported_in_file_order() -> None:
@@ -91,7 +98,7 @@ def test_all_problems_are_reported_in_file_order() -> None:
         "f.yaml:3:5: models.x.sevre: unknown key; did you mean 'serve'?",
         "f.yaml:4:28: models.x.options.temperature: expected a number, got the text 'hot'; correct it",
         "f.yaml:6:10: workers[0].url: not an http:// or https:// URL; write http://host:port",
-        "f.yaml:7:1: m: unknown key; write one of models, workers",
+        "f.yaml:7:1: m: unknown key; write one of include, models, workers, maintenance, teams, keys, reload",
     ]
 
 
@@ -113,7 +120,7 @@ def test_load_errors_name_the_file(tmp_path: Path) -> None:
         load(file)
     assert str(raised.value) == f"{file}:1:14: models.x.serv: unknown key; did you mean 'serve'?"
     file.write_text("models: {x: {serve: a}}\n")
-    assert load(file).models[0].name == "x"
+    assert list(load(file).models) == ["x"]
 
 
 def test_load_refuses_unreadable_files(tmp_path: Path) -> None:
@@ -129,13 +136,14 @@ def test_load_refuses_unreadable_files(tmp_path: Path) -> None:
 
 
 def test_the_default_file_is_an_empty_table_and_its_examples_load() -> None:
-    assert load(DEFAULT_FILE) == RoutingTable()
+    table = load(DEFAULT_FILE)
+    assert (table.models, table.workers) == ({}, ())
     commented = DEFAULT_FILE.read_text().partition("models: {}\n")[2]
     lines = [line.removeprefix("# ") for line in commented.splitlines() if line.startswith("# ")]
     example = parse("\n".join(line for line in lines if line[0] == " " or line.endswith("s:")).encode())
-    assert [route.name for route in example.models] == ["llama3.2", "assistant", "qwen3:8b"]
-    assert example.models[1].policy == "round-robin"
-    assert [route.stream_interval for route in example.models] == [1, 4, 1]
+    assert list(example.models) == ["llama3.2", "assistant", "qwen3:8b"]
+    assert example.models["assistant"].policy == "round-robin"
+    assert [entry.stream_interval for entry in example.models.values()] == [1, 4, 1]
     assert [worker.name for worker in example.workers] == ["gpu-5"]
 
 
@@ -162,6 +170,6 @@ def test_any_bytes_load_or_raise_routing_error(value: object) -> None:
     except RoutingError as error:
         lines = str(error).splitlines()
     else:
-        lines = ["routing.yaml"] if all(route.serve for route in table.models) else []
+        lines = ["routing.yaml"] if all(entry.targets(name) for name, entry in table.models.items()) else []
     assert lines
     assert all(line.startswith("routing.yaml") for line in lines)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.registry.membership_sink import Recorder
 from tests.support.until import auntil
-from vllama_pool.config.routing.table import StaticWorker
+from vllama_pool.config.routing.schema import WorkerEntry
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.discovery.membership import TTL, ProbeAnswer
 from vllama_pool.router.discovery.static_workers import StaticWatch, health_probe
@@ -97,7 +97,7 @@ ID = "static/gpu"
 
 
 def watch(vllm: FakeClient | Balanced, pool: Recorder | Pool, clock: Clock) -> StaticWatch:
-    worker = StaticWorker(url="http://10.0.0.5:8000", name="gpu", slots=4, tags=("a",))
+    worker = WorkerEntry(url="http://10.0.0.5:8000", name="gpu", slots=4, tags=("a",))
     return StaticWatch(worker, pool, vllm.client, Endpoints("key"), "key", clock)
 
 

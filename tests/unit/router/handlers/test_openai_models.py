@@ -10,7 +10,7 @@ from litestar import Litestar
 
 from tests.support.asgi import http_client
 from tests.support.balance import Clock, found, pool_of
-from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
+from tests.support.tables import routing_table
 from vllama_pool.router.handlers.openai_models import openai_model_routes
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
@@ -18,7 +18,7 @@ from vllama_pool.workers.registry.record import ModelInfo
 
 CHAT = ModelInfo(name="m", context_length=2048, capabilities=("completion",))
 VECTORS = ModelInfo(name="org/vec", capabilities=("embedding",))
-TABLE = RoutingTable(models=(ModelRoute("unserved", (ServeTarget("nothing"),)),))
+TABLE = routing_table(models={"unserved": {"serve": "nothing"}})
 
 
 async def fetch(path: str, method: str = "GET", **headers: str) -> httpx.Response:

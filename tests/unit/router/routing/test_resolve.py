@@ -2,30 +2,29 @@
 
 import random
 from collections import Counter
-from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from tests.support.balance import DRAINING, RESTARTING, Clock, found, ids, pool_of
-from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
+from tests.support.tables import routing_table
+from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.select import RoundRobin
 from vllama_pool.router.errors import NoWorker
 from vllama_pool.router.routing.resolve import ModelRoutes, UnknownModel
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
-TABLE = RoutingTable(
-    models=(
-        ModelRoute(
-            "llama3.2",
-            (ServeTarget("meta-llama/Llama-3.2-1B-Instruct"),),
-            ("llama3.2:1b", "Small"),
-            MappingProxyType({"temperature": 0.7}),
-        ),
-        ModelRoute("mixed", (ServeTarget("new", 3), ServeTarget("old", 1))),
-        ModelRoute("taken", (ServeTarget("elsewhere"),), policy="round-robin"),
-    )
+TABLE = routing_table(
+    models={
+        "llama3.2": {
+            "serve": "meta-llama/Llama-3.2-1B-Instruct",
+            "aliases": ["llama3.2:1b", "Small"],
+            "options": {"temperature": 0.7},
+        },
+        "mixed": {"serve": [{"model": "new", "weight": 3}, {"model": "old", "weight": 1}]},
+        "taken": {"serve": "elsewhere", "policy": "round-robin"},
+    }
 )
 
 
@@ -276,7 +275,7 @@ def test_a_virtual_models_parameters_override_the_routing_files_options() -> Non
 
 def test_the_routing_files_settings_apply_to_its_model_and_to_virtual_models_of_it() -> None:
     pool = pool_of(Clock(), found("a", "served"))
-    table = RoutingTable((ModelRoute("base", (ServeTarget("served"),), stream_interval=4, completions="templated"),))
+    table = routing_table(models={"base": {"serve": "served", "stream_interval": 4, "completions": "templated"}})
     plain = VirtualModel(name="plain:latest", revision=1, base="base:latest")
     routes = ModelRoutes(table, random.Random(3), virtual={key_of("plain:latest"): plain})
     assert routes.resolve("base", pool).defaults.stream_interval == 4

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.support.balance import Clock, found, pool_of
-from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
+from tests.support.tables import routing_table
 from vllama_pool.router.errors import ClientError, Forbidden, ModelNotFound, TooLarge
 from vllama_pool.router.protocol.ollama.copying import CopyRequest
 from vllama_pool.router.protocol.ollama.create import MAX_ADDED, decode_create
@@ -30,7 +30,7 @@ from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.signature import MAX_ENVELOPE
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of, sign_model, verify_model
 
-TABLE = RoutingTable(models=(ModelRoute("friendly:8b", (ServeTarget("Org/M"),), ("short",), {"temperature": 0.5}),))
+TABLE = routing_table(models={"friendly:8b": {"serve": "Org/M", "aliases": ["short"], "options": {"temperature": 0.5}}})
 DIGEST = "d" * 64
 SERVED = ModelInfo(name="Org/M", digest=DIGEST, template="{{ messages }}")
 LORA = ModelInfo(name="pirate", parent="Org/M", digest="e" * 64)
