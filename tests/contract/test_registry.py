@@ -30,6 +30,8 @@ from vllama_pool.workers.registry.record import LoadReport, WorkerRecord, Worker
 from vllama_pool.workers.registry.signature import verify_record
 
 SECRET = b"fleet secret"
+PATIENT = 30.0
+"""Seconds for a reply: a busy machine is no failure of the registry."""
 Clients = Callable[[], aioredis.Redis]
 
 
@@ -47,7 +49,7 @@ def store(request: pytest.FixtureRequest) -> Clients:
         server = FakeServer()
         return lambda: FakeAsyncRedis(server=server)
     address = request.getfixturevalue("address")
-    return lambda: connect(address)
+    return lambda: connect(address, PATIENT)
 
 
 @pytest.fixture

@@ -40,7 +40,9 @@ from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 from vllama_pool.workers.registry.signature import sign_record
 
 CONNECT_TIMEOUT = 0.5
-"""Seconds."""
+"""Seconds, over the network."""
+LOCAL_CONNECT_TIMEOUT = 5.0
+"""Seconds, to a Unix socket. It accepts or refuses at once: only a busy machine takes longer."""
 REPLY_TIMEOUT = 1.0
 """Seconds."""
 SILENCE = 2.0
@@ -97,8 +99,11 @@ class ModelConflict:
     """Current; empty for no entry."""
 
 
-def connect(address: RedisAddress | str) -> aioredis.Redis:
-    """Return a client. `address` is the path of a socket or a URL, or parsed. Raises InvalidAddress."""
+def connect(address: RedisAddress | str, reply_timeout: float = REPLY_TIMEOUT) -> aioredis.Redis:
+    """Return a client. `address` is the path of a socket or a URL, or parsed; `reply_timeout` is in seconds.
+
+    Raises InvalidAddress.
+    """
     if isinstance(address, str):
         address = at_socket(address) if address.startswith("/") else parse(address)
     pool = aioredis.ConnectionPool(
@@ -106,8 +111,8 @@ def connect(address: RedisAddress | str) -> aioredis.Redis:
         **address.options,
         db=address.db,
         protocol=2,
-        socket_connect_timeout=CONNECT_TIMEOUT,
-        socket_timeout=REPLY_TIMEOUT,
+        socket_connect_timeout=LOCAL_CONNECT_TIMEOUT if address.path else CONNECT_TIMEOUT,
+        socket_timeout=reply_timeout,
         retry=Retry(NoBackoff(), 0),
     )
     return aioredis.Redis.from_pool(pool)

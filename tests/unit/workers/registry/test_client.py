@@ -21,6 +21,7 @@ from redis.exceptions import (
 from vllama_pool.config.redis_address import InvalidAddress
 from vllama_pool.workers.registry.client import (
     CONNECT_TIMEOUT,
+    LOCAL_CONNECT_TIMEOUT,
     REPLY_TIMEOUT,
     Registry,
     RegistryUnavailable,
@@ -148,10 +149,17 @@ def test_credentials_database_and_tls_reach_the_client() -> None:
     assert "p@ss" not in repr(client)
 
 
-@pytest.mark.parametrize("address", ["redis://127.0.0.1:6379/2", "unix:///run/x.sock", "/run/x.sock"])
-def test_a_registry_client_has_short_timeouts_and_does_not_retry(address: str) -> None:
+@pytest.mark.parametrize(
+    ("address", "connect_timeout"),
+    [
+        ("redis://127.0.0.1:6379/2", CONNECT_TIMEOUT),
+        ("unix:///run/x.sock", LOCAL_CONNECT_TIMEOUT),
+        ("/run/x.sock", LOCAL_CONNECT_TIMEOUT),
+    ],
+)
+def test_a_registry_client_has_short_timeouts_and_does_not_retry(address: str, connect_timeout: float) -> None:
     options = connect(address).connection_pool.connection_kwargs
-    assert (options["socket_connect_timeout"], options["socket_timeout"]) == (CONNECT_TIMEOUT, REPLY_TIMEOUT)
+    assert (options["socket_connect_timeout"], options["socket_timeout"]) == (connect_timeout, REPLY_TIMEOUT)
     assert options["retry"].get_retries() == 0
     assert isinstance(connect(address), aioredis.Redis)
 
