@@ -6,12 +6,12 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 LONGEST_SECRET = 512
 """Longer secrets are rejected without hashing."""
 
-ApiKeyNames = Mapping[bytes, str]
-"""Names of keys by SHA-256 digest."""
+_Holder = TypeVar("_Holder")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}\Z")
@@ -29,18 +29,14 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 
-def by_digest(keys: Iterable[ApiKey]) -> ApiKeyNames:
-    return {key.digest: key.name for key in keys}
-
-
-def identify(secret: str, names: ApiKeyNames) -> str | None:
-    """Return the name of the key with this secret.
+def identify(secret: str, holders: Mapping[bytes, _Holder]) -> _Holder | None:
+    """Return the holder of the key with this secret. `holders`: by SHA-256 digest.
 
     A lookup by digest takes the same time for any number of keys, and reveals nothing about a stored secret.
     """
     if not secret or len(secret) > LONGEST_SECRET:
         return None
-    return names.get(digest(secret))
+    return holders.get(digest(secret))
 
 
 def parse_keys(text: str) -> tuple[ApiKey, ...]:

@@ -23,6 +23,7 @@ from vllama_pool.config.durations import FOREVER
 from vllama_pool.config.routing.table import RoutingTable, load
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.admission.bound import Admission
+from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.handlers.admin import admin_routes
@@ -142,13 +143,16 @@ def create_app(
         expiry=expiry,
         decisions=decisions,
         body_limit=settings.body_limit,
+        anonymous=Grant(usage=metrics.usage.anonymous),
     )
     table_of_operations = operations(collaborators.clock, settings.stall_timeout, settings.max_choices)
     hot = {operation.path: partial(inference.handle, operation) for operation in table_of_operations}
     handlers = [
         *catalogue_routes(pool, lambda: routes, expiry, collect_uses, collaborators.clock, settings.version),
         *openai_model_routes(pool, lambda: routes),
-        *model_routes(sources.sync, lambda: Inventory(routes, pool, virtual_models.live, writes_refusal(settings))),
+        *model_routes(
+            sources.sync, lambda rights: Inventory(routes, pool, virtual_models.live, writes_refusal(settings), rights)
+        ),
         *admin_routes(collect_states),
         *explain_routes(collect_decisions, find_request),
     ]
@@ -164,7 +168,8 @@ def create_app(
         metrics.refused(refusal.reason)
         refusal_log.refused(refusal)
 
-    access = Access.from_settings(settings, own_names=[socket.gethostname()])
+    grants = {key.digest: Grant(key.name, usage=metrics.usage.of("", key.name)) for key in settings.api_keys}
+    access = Access.from_settings(settings, grants, own_names=[socket.gethostname()])
     dispatcher = _serve(settings, hot, handlers, lifespan)
     return Gate(dispatcher, access, finished, on_refusal, collaborators.clock.monotonic_ns)
 

@@ -11,7 +11,7 @@ from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.handlers.request_body import read_request
+from vllama_pool.router.handlers.request_body import read_request, rights_of
 from vllama_pool.router.protocol.model_view import ModelView
 from vllama_pool.router.protocol.ollama import catalogue, show
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, ModelUses
@@ -21,6 +21,8 @@ from vllama_pool.router.routing.resolve import ListedModel, ModelRoutes
 from vllama_pool.router.server.asgi import JSON, decode_body
 from vllama_pool.router.telemetry.request_record import name_model
 from vllama_pool.workers.registry.virtual_model import made_digest
+
+LitestarRequest = Request[None, None, State]
 
 
 def catalogue_routes(
@@ -33,20 +35,20 @@ def catalogue_routes(
 ) -> list[HTTPRouteHandler]:
     """`collect_uses` asks all router processes. `version`: Ollama's version, shown to clients."""
 
-    def models() -> list[ModelView]:
-        return [model_view(listed) for listed in routes().list_models(pool) if listed.replicas]
+    def models(request: LitestarRequest) -> list[ModelView]:
+        return [model_view(listed) for listed in routes().list_models(pool, rights_of(request)) if listed.replicas]
 
     @route("/api/tags", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
-    def tags() -> Response[bytes]:
-        return _json(catalogue.tags(models()))
+    def tags(request: LitestarRequest) -> Response[bytes]:
+        return _json(catalogue.tags(models(request)))
 
     @get("/api/ps")
-    async def ps() -> Response[bytes]:
+    async def ps(request: LitestarRequest) -> Response[bytes]:
         expiry.learn(await collect_uses())
         now = clock.time_ns()
         running = [
             model_view(listed)
-            for listed in routes().list_models(pool)
+            for listed in routes().list_models(pool, rights_of(request))
             if listed.replicas and (listed.virtual is None or expiry.lives(listed.name, now))
         ]
         return _json(catalogue.ps(running, lambda name: expiry.expires(name, now)))
@@ -56,10 +58,10 @@ def catalogue_routes(
         return _json(catalogue.version(version))
 
     @post("/api/show", status_code=200)
-    async def show_model(request: Request[None, None, State]) -> Response[bytes]:
+    async def show_model(request: LitestarRequest) -> Response[bytes]:
         show_request = await decode_body(show.decode_show, await read_request(request))
         name_model(request.scope, show_request.requested)
-        listed = routes().find(show_request.requested, pool)
+        listed = routes().find(show_request.requested, pool, rights_of(request))
         if listed is None or not listed.replicas:
             raise unknown_model(show_request.requested, show_text(show_request.requested), cloud=NO_CLOUD_DETAILS)
         return _json(show.show(model_view(listed), show_request, request.headers.get("user-agent", "")))

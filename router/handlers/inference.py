@@ -6,10 +6,11 @@ The client's response starts at the first content event; a later failure becomes
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from vllama_pool.router.admission.grant import GRANT, Grant
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ClientError, NoWorker
 from vllama_pool.router.offload import INLINE_BYTES
@@ -21,6 +22,7 @@ from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.in_flight import ClientGone, InFlight
 from vllama_pool.router.routing.resolve import ModelRoutes, Resolution, UnknownModel
+from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.server.asgi import (
     SCHEMA_WEIGHT,
     ClientDisconnected,
@@ -61,11 +63,14 @@ class InferenceHandler:
     decisions: Decisions
     body_limit: int
     """Bytes."""
+    anonymous: Grant = field(default_factory=Grant)
+    """Of requests without an API key."""
 
     async def handle(self, operation: Operation[Any], scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and fill in its record."""
         record: RequestRecord = scope[RECORD]
         record.operation = operation.name
+        grant: Grant = scope.get(GRANT, self.anonymous)
         try:
             body = await read_body(receive, self.body_limit)
             arrived = self.clock.monotonic_ns()
@@ -73,7 +78,7 @@ class InferenceHandler:
             request = decode(body) if len(body) <= DECODED_INLINE else await decode_body(decode, body)
             record.requested, record.stream = request.model[:LOGGED_TEXT_LENGTH], request.stream
             decision = self.decisions.begin(record, arrived, len(body))
-            resolution = self._resolve(operation, request.model, decision)
+            resolution = self._resolve(operation, request.model, grant.rights, decision)
             if request.streams_answer:
                 end_at_half_close(scope)
             direct = operation.check(request, resolution.info)
@@ -82,7 +87,11 @@ class InferenceHandler:
                 if direct is None:
                     call = ForwardRequest(operation, request, resolution, arrived, len(body), decision)
                     del request, body  # the prompt, which `call` forgets when the response begins
-                    direct = await self._forward(call, use, scope, receive, send, record)
+                    grant.begin()
+                    try:
+                        direct = await self._forward(call, use, scope, receive, send, record)
+                    finally:
+                        grant.end()
             finally:
                 self._end(use)  # before the client has a direct response, and may ask for /api/ps
             if direct is not None:
@@ -112,9 +121,9 @@ class InferenceHandler:
             record.first_ms = (self.clock.monotonic_ns() - call.arrived) // 1000 / 1000
         return direct
 
-    def _resolve(self, operation: Operation[Any], name: str, decision: Decision) -> Resolution:
+    def _resolve(self, operation: Operation[Any], name: str, rights: Rights | None, decision: Decision) -> Resolution:
         try:
-            resolution = self.routes().resolve(name, self.pool)
+            resolution = self.routes().resolve(name, self.pool, rights)
         except UnknownModel:
             raise unknown_model(name, operation.not_found(name)) from None
         except NoWorker as error:

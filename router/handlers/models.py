@@ -13,10 +13,11 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 from litestar.types import ASGIApp
 
-from vllama_pool.router.handlers.request_body import read_request
+from vllama_pool.router.handlers.request_body import read_request, rights_of
 from vllama_pool.router.protocol.json_lines import NDJSON
 from vllama_pool.router.protocol.ollama import copying, create, pull
 from vllama_pool.router.protocol.ollama.pull import SUCCESS
+from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.server.asgi import JSON, decode_body, send_empty
 from vllama_pool.router.telemetry.request_record import RequestRecord, name_model
 from vllama_pool.router.virtual_models.change_plans import (
@@ -34,15 +35,18 @@ from vllama_pool.workers.registry.virtual_model import VirtualModel
 LitestarRequest = Request[None, None, State]
 
 
-def model_routes(sync: ModelSync, inventory: Callable[[], Inventory]) -> list[HTTPRouteHandler]:
+def model_routes(sync: ModelSync, inventory: Callable[[Rights | None], Inventory]) -> list[HTTPRouteHandler]:
+    """`inventory` returns the models that a key with these rights may use."""
+
     @post("/api/create", status_code=200)
     async def create_model(request: LitestarRequest) -> Response[bytes] | Stream:
         body = await decode_body(create.decode_create, await read_request(request))
         record = name_model(request.scope, body.requested, body.source)
+        rights = rights_of(request)
         plan: list[NewModel] = []
 
         def decide() -> VirtualModel:
-            plan[:] = [plan_create(body, inventory())]
+            plan[:] = [plan_create(body, inventory(rights))]
             return plan[0].model
 
         try:
@@ -58,14 +62,16 @@ def model_routes(sync: ModelSync, inventory: Callable[[], Inventory]) -> list[HT
     async def copy_model(request: LitestarRequest) -> ASGIApp:
         body = copying.decode_copy(await read_request(request))
         name_model(request.scope, body.destination, body.source)
-        await sync.change(lambda: plan_copy(body, inventory()))
+        rights = rights_of(request)
+        await sync.change(lambda: plan_copy(body, inventory(rights)))
         return send_empty
 
     @delete("/api/delete", status_code=200)
     async def delete_model(request: LitestarRequest) -> ASGIApp:
         body = copying.decode_delete(await read_request(request))
         name_model(request.scope, body.requested)
-        await sync.change(lambda: plan_delete(body.requested, inventory()))
+        rights = rights_of(request)
+        await sync.change(lambda: plan_delete(body.requested, inventory(rights)))
         return send_empty
 
     @post("/api/pull", status_code=200)
@@ -73,7 +79,7 @@ def model_routes(sync: ModelSync, inventory: Callable[[], Inventory]) -> list[HT
         body = pull.decode_pull(await read_request(request))
         record = name_model(request.scope, body.requested)
         try:
-            return _progress(body.stream, plan_pull(body.requested, inventory()))
+            return _progress(body.stream, plan_pull(body.requested, inventory(rights_of(request))))
         except BaseMissing:
             if not body.stream:
                 raise

@@ -20,6 +20,7 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.select import POLICIES, Policy, Untried
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import NoWorker
+from vllama_pool.router.routing.rights import Rights
 from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
@@ -139,6 +140,10 @@ class ListedModel:
     virtual: VirtualModel | None = None
     """Set for a virtual model; the replicas are then its base's."""
 
+    @property
+    def routed_name(self) -> str:
+        return self.name if self.virtual is None else self.virtual.base
+
 
 @dataclass(frozen=True, slots=True)
 class _Route:
@@ -188,8 +193,11 @@ class ModelRoutes:
     def __repr__(self) -> str:
         return f"<ModelRoutes {len(self._models)} models, {len(self._by_key)} names>"
 
-    def resolve(self, name: str, pool: Pool) -> Resolution:
-        """Raises UnknownModel, and NoWorker for a known model without an available worker."""
+    def resolve(self, name: str, pool: Pool, rights: Rights | None = None) -> Resolution:
+        """Raises UnknownModel, also for a model that `rights` exclude, and NoWorker for a known model without an
+        available worker."""
+        if rights is not None and not rights.allows(self._routed_name(name, pool)):
+            raise UnknownModel(name)
         if pool is not self._pool or pool.version != self._pool_version:
             self._pool, self._pool_version = pool, pool.version
             self._known.cache_clear()
@@ -203,8 +211,10 @@ class ModelRoutes:
                 return resolution
         raise resolution.no_worker()
 
-    def find(self, name: str, pool: Pool) -> ListedModel | None:
-        """Find a model by any of its names, in any state."""
+    def find(self, name: str, pool: Pool, rights: Rights | None = None) -> ListedModel | None:
+        """Find a model by any of its names, in any state. None for one that `rights` exclude."""
+        if rights is not None and not rights.allows(self._routed_name(name, pool)):
+            return None
         base = self.find_base(name, pool)
         if base is not None:
             return base
@@ -224,8 +234,20 @@ class ModelRoutes:
     def is_configured(self, name: str) -> bool:
         return lookup_key(name) in self._by_key
 
-    def list_models(self, pool: Pool) -> tuple[ListedModel, ...]:
-        """List the routing file's models, then other served ones, then virtual ones that neither shadows."""
+    def names_of(self, name: str) -> tuple[str, ...]:
+        """Return the name and aliases of the entry that a name finds; () for one outside the routing file."""
+        route = self._by_key.get(lookup_key(name))
+        return (route.name, *route.aliases) if route is not None else ()
+
+    def _routed_name(self, name: str, pool: Pool) -> str:
+        """Return the name that routes: of a virtual model its base's."""
+        key = lookup_key(name)
+        model = self._virtual.get(key)
+        return name if model is None or self._is_shadowed(key, pool) else model.base
+
+    def list_models(self, pool: Pool, rights: Rights | None = None) -> tuple[ListedModel, ...]:
+        """List the routing file's models, then other served ones, then virtual ones that neither shadows; without those
+        that `rights` exclude."""
         configured = [self._list_configured(route, pool) for route in self._models]
         served = [
             ListedModel(listed_name(name), pool.replicas_by_key(name), NO_DEFAULTS)
@@ -235,7 +257,8 @@ class ModelRoutes:
         virtual = [
             self._list_virtual(model, pool) for key, model in self._virtual.items() if not self._is_shadowed(key, pool)
         ]
-        return (*configured, *served, *virtual)
+        listed = (*configured, *served, *virtual)
+        return listed if rights is None else tuple(each for each in listed if rights.allows(each.routed_name))
 
     def shadowed(self, pool: Pool) -> tuple[str, ...]:
         """Return the virtual models whose names are configured or served."""

@@ -10,9 +10,10 @@ from hashlib import blake2b
 from ipaddress import ip_address
 from typing import NamedTuple, TypeAlias
 
-from vllama_pool.config.api_keys import ApiKeyNames, by_digest, digest, identify
+from vllama_pool.config.api_keys import digest, identify
 from vllama_pool.config.listen import is_loopback
 from vllama_pool.config.settings import PRIVATE, RouterSettings
+from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.protocol.error_bodies import error_body, speaks_anthropic, speaks_openai
 from vllama_pool.router.server.asgi import Scope, header, request_headers
 from vllama_pool.router.server.cors import Headers, Origins, same_host
@@ -51,6 +52,8 @@ class Allowed:
     """"" for an anonymous request."""
     headers: Headers = ()
     """Added to the response."""
+    grant: Grant | None = None
+    """The key's; None for an anonymous request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,8 @@ class Access:
     own_names: frozenset[str] = frozenset()
     """This machine's names, lower case."""
     origins: Origins = field(default_factory=Origins)
-    keys: ApiKeyNames = field(default_factory=dict)
+    keys: Mapping[bytes, Grant] = field(default_factory=dict)
+    """By SHA-256 digest."""
     allow_anonymous: bool = True
     admin_digest: bytes | None = None
     """SHA-256 of the key that opens /admin and /metrics to other machines."""
@@ -136,7 +140,9 @@ class Access:
         return self.allow_anonymous and not self.keys and self.admin_digest is None
 
     @classmethod
-    def from_settings(cls, settings: RouterSettings, own_names: Iterable[str] = ()) -> Access:
+    def from_settings(
+        cls, settings: RouterSettings, keys: Mapping[bytes, Grant], own_names: Iterable[str] = ()
+    ) -> Access:
         """Check the Host header on loopback, as Ollama does, and if host names are configured."""
         admin_key = settings.admin_key
         return cls(
@@ -144,8 +150,8 @@ class Access:
             allowed_hosts=frozenset(settings.allowed_hosts),
             own_names=frozenset(name.lower() for name in own_names if name),
             origins=Origins(settings.origins),
-            keys=by_digest(settings.api_keys),
-            allow_anonymous=not settings.api_keys or settings.allow_anonymous,
+            keys=keys,
+            allow_anonymous=not keys or settings.allow_anonymous,
             admin_digest=digest(admin_key.get_secret_value()) if admin_key else None,
         )
 
@@ -193,9 +199,9 @@ class Access:
         if _is_admin(path):
             return self._authorize_admin(request, path, headers)
         secret = _secret(request)
-        name = identify(secret, self.keys) if secret and self.keys else None
-        if name is not None:
-            return Allowed(name, headers)
+        grant = identify(secret, self.keys) if secret and self.keys else None
+        if grant is not None:
+            return Allowed(grant.name, headers, grant)
         if self.allow_anonymous:
             return Allowed(headers=headers)
         refusal = (unknown_key if secret else missing_key)(request.client or "")

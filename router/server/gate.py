@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from vllama_pool.router.admission.grant import GRANT
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.access import Access, AccessDecisions, Allowed, EarlyResponse
 from vllama_pool.router.server.asgi import (
@@ -56,6 +57,10 @@ class Gate:
         self._clock = clock
         self._ids = RequestIds()
 
+    def use(self, access: Access) -> None:
+        """Decide on all further requests by `access`. Those that were admitted go on."""
+        self._decisions = AccessDecisions(access)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan" and "state" in scope:
@@ -83,6 +88,9 @@ class Gate:
                 writer.extra_headers = decision.headers
             if isinstance(decision, Allowed):
                 record.client = decision.key_name
+                if (grant := decision.grant) is not None:
+                    record.team = grant.team
+                    scope[GRANT] = grant
                 await self.app(scope, receive, writer.send)
             else:
                 await self._send_early(decision, record, scope, receive, writer.send)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.telemetry.families import BUCKETS, Family, Histogram
 from vllama_pool.router.telemetry.request_record import RequestRecord
+from vllama_pool.router.telemetry.usage import UsageByKey
 
 UNKNOWN = "unknown"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -63,6 +64,7 @@ class RouterMetrics:
         self._total: dict[str, _Durations] = {}
         self._failures = Counter[str]()
         self._refusals = Counter(dict.fromkeys(refusal_reasons, 0))
+        self.usage = UsageByKey()
 
     def finished(self, record: RequestRecord) -> None:
         key = record.operation, record.model, record.status, record.outcome
@@ -84,13 +86,14 @@ class RouterMetrics:
             tally.discarded_tokens += record.discarded_tokens
         if record.failures:
             self._failures.update(record.failures)
+        self.usage.finished(record)
 
     def refused(self, reason: str) -> None:
         self._refusals[reason] += 1
 
     def families(self) -> list[Family]:
         """Return all metrics as they are now."""
-        return [*self._read(), *self._counted()]
+        return [*self._read(), *self._counted(), *self.usage.families()]
 
     def _new_tally(self, model: str, outcome: str) -> _Tally:
         first = self._first.setdefault(model, _Durations())

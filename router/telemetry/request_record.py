@@ -58,6 +58,8 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     total_ms: float = 0.0
     client: str = ""
     """The API key's name."""
+    team: str = ""
+    """The API key's."""
     address: str = ""
     """The peer's."""
 

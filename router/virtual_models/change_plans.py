@@ -14,6 +14,7 @@ from vllama_pool.router.protocol.ollama.copying import CopyRequest
 from vllama_pool.router.protocol.ollama.create import CreateRequest
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD
 from vllama_pool.router.routing.resolve import ListedModel, ModelRoutes
+from vllama_pool.router.routing.rights import Rights
 from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of
 
 WRITES_OFF = "models cannot be changed here: VLLAMA_MODEL_WRITES is off"
@@ -40,9 +41,16 @@ class Inventory:
     """Virtual models by key."""
     refusal: str = ""
     """Why models must not be changed, or ""."""
+    rights: Rights | None = None
+    """Of the client's key; None for all models."""
 
     def find(self, name: str) -> ListedModel | None:
-        return self.routes.find(name, self.pool)
+        """None also for a model that the client may not use."""
+        return self.routes.find(name, self.pool, self.rights)
+
+    def is_hidden(self, name: str) -> bool:
+        """True for an existing model that the client may not use."""
+        return self.rights is not None and self.find(name) is None and self.routes.find(name, self.pool) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +191,8 @@ def _require_writable(inventory: Inventory) -> None:
 
 
 def _require_unused(name: str, inventory: Inventory) -> None:
+    if inventory.is_hidden(name):
+        raise Forbidden(f"'{name}' cannot be used for a new model: choose another name")
     if inventory.routes.find_base(name, inventory.pool) is not None:
         raise Forbidden(f"{_owner(name, inventory)}: choose another name")
 

@@ -61,10 +61,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "router/balance": {"config", "router/errors.py", "router/upstream", "workers/registry"},
     "router/routing": {"config", "config/routing", "router/errors.py", "router/balance", "workers/registry"},
-    "router/admission": {"router/errors.py", "router/routing"},
+    "router/admission": {"router/errors.py", "router/routing", "router/telemetry"},
     "router/telemetry": {"router/balance", "router/instance.py"},
     "router/server": {
-        *("config", "router/errors.py", "router/offload.py", "router/protocol", "router/protocol/ollama"),
+        *(
+            "config",
+            "router/admission",
+            "router/errors.py",
+            "router/offload.py",
+            "router/protocol",
+            "router/protocol/ollama",
+        ),
         "router/telemetry",
     },
     "router/proxy": {
@@ -80,7 +87,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("router/routing", "workers/process", "workers/registry"),
     },
     "router/handlers": {
-        *("router/balance", "router/errors.py", "router/offload.py", "router/protocol", "router/protocol/ollama"),
+        *(
+            "router/admission",
+            "router/balance",
+            "router/errors.py",
+            "router/offload.py",
+            "router/protocol",
+            "router/protocol/ollama",
+        ),
         *(
             "router/protocol/openai",
             "router/protocol/openai/audio",

@@ -15,10 +15,12 @@ import pytest
 from tests.support.asgi import DISCONNECT, FakeClient, Message, body_part, http_scope
 from tests.support.balance import DRAINING, Clock, found, pool_of, worker_in
 from tests.support.forwarding import shared_by_requests
+from tests.support.keys import rights
 from tests.support.until import auntil
 from tests.support.upstream import FakeClient as Upstream
 from tests.support.upstream import FakeExchange, FakeResponse, Hang, Step
 from vllama_pool.config.routing.table import RoutingTable
+from vllama_pool.router.admission.grant import GRANT, Grant
 from vllama_pool.router.errors import ServerBusy
 from vllama_pool.router.handlers.inference import InferenceHandler
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
@@ -137,6 +139,7 @@ class Router:
             CHAT, translator=lambda request, *_: Echo(stream=request.stream), adapt=None
         )
         self.signal = DisconnectSignal() if signal else None
+        self.grant: Grant | None = None
         routes = ModelRoutes(RoutingTable(), random.Random(1))
         self.handler = InferenceHandler(
             routes=lambda: routes,
@@ -160,6 +163,8 @@ class Router:
         scope = http_scope("POST", "/api/chat", **headers)
         if self.signal is not None:
             scope[SIGNAL] = client.signal = self.signal
+        if self.grant is not None:
+            scope[GRANT] = self.grant
         self.records.append(scope[RECORD])
         await self.handler.handle(self.operation, scope, client.receive, client.send)
 
@@ -491,3 +496,47 @@ async def test_the_decision_on_an_unknown_model_has_no_route() -> None:
     (decision,) = router.decisions
     assert (decision.resolution, decision.choices) == (None, ())
     assert decision.record.requested == "unheard-of"
+
+
+async def test_a_model_that_the_key_may_not_use_is_answered_as_an_unknown_one() -> None:
+    answers = []
+    for models in ((), ("never-served",), ("m",)):
+        router = Router(b"!")
+        router.grant = Grant("anna", rights=rights(*models))
+        client = await router.respond()
+        answers.append((client.status, client.headers, client.body))
+        assert router.record.model == ("m" if models == ("m",) else "")
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 404
+    assert answers[2][0] == 200
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_request_is_in_flight_for_its_key_until_it_ends(fails: bool) -> None:
+    router = Router(*HANGS)
+    router.grant = grant = Grant("anna")
+    if fails:
+        router.begin_error = ServerBusy("busy")
+        await router.respond()
+    else:
+        seen: list[int] = []
+
+        def end(exchange: FakeExchange, client: Client) -> None:
+            seen.append(grant.usage.in_flight)
+            client.disconnect()
+
+        await router.stream(until=end)
+        assert seen == [1]
+    assert grant.usage.in_flight == 0
+
+
+async def test_an_anonymous_request_is_counted_as_one() -> None:
+    router = Router(*HANGS)
+    seen: list[int] = []
+
+    def end(exchange: FakeExchange, client: Client) -> None:
+        seen.append(router.handler.anonymous.usage.in_flight)
+        client.disconnect()
+
+    await router.stream(until=end)
+    assert (seen, router.handler.anonymous.usage.in_flight) == ([1], 0)

@@ -38,7 +38,7 @@ class Router:
         pool = pool_of(Clock(), found("a"))
         routes = ModelRoutes(RoutingTable(), random.Random(1), virtual=self.store.live)
         self.app = Litestar(
-            model_routes(sync, lambda: Inventory(routes, pool, self.store.live, refusal)),
+            model_routes(sync, lambda rights: Inventory(routes, pool, self.store.live, refusal, rights)),
             exception_handlers=EXCEPTION_HANDLERS,
             logging_config=None,
         )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.balance import DRAINING, RESTARTING, Clock, found, ids, pool_of
+from tests.support.keys import rights
 from tests.support.tables import routing_table
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.select import RoundRobin
@@ -326,3 +327,39 @@ def test_no_virtual_model_is_the_base_of_another() -> None:
     two = VirtualModel(name="two:latest", revision=1, base="one:latest")
     with pytest.raises(NoWorker):
         with_virtual(one, two).resolve("one", pool)
+
+
+def test_a_model_outside_the_rights_of_a_key_is_unknown_even_without_a_worker() -> None:
+    pool = pool_of(Clock(), found("a", "mine"), found("b", "theirs"))
+    pool.remove("b")
+    table = routes(RoutingTable())
+    assert table.resolve("mine", pool, rights("mine")).model == "mine"
+    for name in ("theirs", "never-served"):
+        with pytest.raises(UnknownModel):
+            table.resolve(name, pool, rights("mine"))
+    with pytest.raises(NoWorker):
+        table.resolve("theirs", pool)
+
+
+def test_lists_leave_out_the_models_outside_the_rights_of_a_key() -> None:
+    pool = pool_of(Clock(), found("a", "mine", "theirs"))
+    live = {
+        key_of(name): VirtualModel(name=name, revision=1, base=base)
+        for name, base in (("v:latest", "mine:latest"), ("w:latest", "theirs:latest"))
+    }
+    table = ModelRoutes(RoutingTable(), random.Random(3), virtual=live)
+    assert [listed.name for listed in table.list_models(pool, rights("mine"))] == ["mine:latest", "v:latest"]
+    assert len(table.list_models(pool)) == 4
+
+
+def test_a_virtual_model_has_the_rights_of_its_base_unless_a_served_model_shadows_it() -> None:
+    made = VirtualModel(name="v:latest", revision=1, base="mine:latest")
+    table = ModelRoutes(RoutingTable(), random.Random(3), virtual={key_of(made.name): made})
+    pool = pool_of(Clock(), found("a", "mine"))
+    assert table.resolve("V", pool, rights("mine")).virtual == "v:latest"
+    assert table.find("v", pool, rights("v")) is None
+    with pytest.raises(UnknownModel):
+        table.resolve("v", pool, rights("v"))
+    pool.put(found("b", "v"))
+    assert table.resolve("v", pool, rights("v")).virtual == ""
+    assert table.find("v", pool, rights("mine")) is None

@@ -9,7 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from tests.support.asgi import Scope, http_scope
-from vllama_pool.config.api_keys import ApiKey, by_digest, digest
+from tests.support.keys import grants
+from vllama_pool.config.api_keys import ApiKey, digest
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.server.access import (
     REMEMBERED_DECISIONS,
@@ -26,7 +27,7 @@ from vllama_pool.router.server.refusal import Reason
 
 CHAT = AccessRequest("POST", "/api/chat", host="127.0.0.1:11434", client="127.0.0.1")
 API_KEYS = (ApiKey("anna", digest("annas-key")), ApiKey("bob", digest("bobs-key")))
-KEYS = by_digest(API_KEYS)
+KEYS = grants(API_KEYS)
 ADMIN = "0123456789abcdef0123"
 
 LOOPBACK = Access(own_names=frozenset({"gpu-5"}))
@@ -157,7 +158,7 @@ def test_configured_host_names_are_accepted(host: str, passing: bool) -> None:
 def test_the_host_is_checked_on_loopback_and_if_host_names_are_configured(
     fields: dict[str, Any], checked: bool
 ) -> None:
-    assert Access.from_settings(settings(**fields)).check_host is checked
+    assert Access.from_settings(settings(**fields), {}).check_host is checked
 
 
 # The Origin header, R181; its rules are in test_cors.py.
@@ -177,7 +178,7 @@ def test_unlisted_origins_get_an_empty_403(method: str) -> None:
 
 @pytest.mark.rule(181, 186)
 def test_origins_come_from_the_settings() -> None:
-    access = Access.from_settings(settings(origins=("https://*.example.com",)))
+    access = Access.from_settings(settings(origins=("https://*.example.com",)), {})
     assert passes(access, CHAT._replace(origin="https://a.example.com"))
 
 
@@ -290,13 +291,13 @@ def test_an_unknown_authorization_gets_401(authorization: str | None) -> None:
 
 
 def test_configured_keys_are_required_on_loopback_too() -> None:
-    access = Access.from_settings(settings(api_keys=API_KEYS))
+    access = Access.from_settings(settings(), KEYS)
     assert refusal(access, CHAT) == 401
     assert passes(access, CHAT._replace(authorization="Bearer annas-key")).key_name == "anna"
 
 
 def test_allow_anonymous_lets_requests_without_a_valid_key_pass() -> None:
-    access = Access.from_settings(settings(api_keys=API_KEYS, allow_anonymous=True))
+    access = Access.from_settings(settings(allow_anonymous=True), KEYS)
     assert passes(access, CHAT).key_name == ""
     assert passes(access, CHAT._replace(authorization="Bearer wrong")).key_name == ""
     assert passes(access, CHAT._replace(authorization="Bearer annas-key")).key_name == "anna"
@@ -380,7 +381,12 @@ OPERATIONS = [
 @pytest.mark.parametrize("path", OPERATIONS)
 @pytest.mark.parametrize("client", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
 def test_admin_and_metrics_are_open_to_this_machine_only(path: str, client: str) -> None:
-    access = Access.from_settings(settings(host="0.0.0.0", api_keys=API_KEYS))
+    access = Access.from_settings(
+        settings(
+            host="0.0.0.0",
+        ),
+        KEYS,
+    )
     assert passes(access, AccessRequest("GET", path, client=client))
     assert refusal(access, AccessRequest("GET", path, client="10.0.0.9")) == 403
     assert refusal(access, AccessRequest("GET", path, client="10.0.0.9", authorization="Bearer annas-key")) == 403
@@ -389,7 +395,12 @@ def test_admin_and_metrics_are_open_to_this_machine_only(path: str, client: str)
 
 @pytest.mark.parametrize("own", ["10.0.0.5", "192.0.2.7", "fd00::5", "::ffff:10.0.0.5"])
 def test_admin_is_open_to_this_machine_by_each_of_its_addresses(own: str) -> None:
-    access = Access.from_settings(settings(host=own, api_keys=API_KEYS))
+    access = Access.from_settings(
+        settings(
+            host=own,
+        ),
+        KEYS,
+    )
     request = AccessRequest(
         "GET", "/admin/workers", host=f"[{own}]:11434" if ":" in own else own, client=own, server=own
     )
@@ -401,7 +412,12 @@ def test_admin_is_open_to_this_machine_by_each_of_its_addresses(own: str) -> Non
 
 @pytest.mark.parametrize("client", ["127.0.0.1", "10.0.0.5"])
 def test_dns_rebinding_in_a_local_browser_does_not_reach_admin(client: str) -> None:
-    access = Access.from_settings(settings(host="0.0.0.0", api_keys=API_KEYS))
+    access = Access.from_settings(
+        settings(
+            host="0.0.0.0",
+        ),
+        KEYS,
+    )
     request = AccessRequest("GET", "/admin/workers", host="evil.example:11434", client=client, server=client)
     assert refusal(access, request) == 403
     assert passes(access, request._replace(host="localhost:11434"))
@@ -423,7 +439,7 @@ def test_a_local_proxy_does_not_open_admin_to_its_clients() -> None:
 
 
 def test_the_admin_key_opens_metrics_from_any_address() -> None:
-    access = Access.from_settings(settings(host="0.0.0.0", api_keys=API_KEYS, admin_key=SecretStr(ADMIN)))
+    access = Access.from_settings(settings(host="0.0.0.0", admin_key=SecretStr(ADMIN)), KEYS)
     request = AccessRequest("GET", "/metrics", client="10.0.0.9")
     assert passes(access, request._replace(authorization=f"Bearer {ADMIN}")).key_name == "admin"
     for authorization in (None, "Bearer annas-key", "Bearer wrong", ADMIN):
@@ -431,12 +447,12 @@ def test_the_admin_key_opens_metrics_from_any_address() -> None:
 
 
 def test_the_admin_key_does_not_open_models() -> None:
-    access = Access.from_settings(settings(api_keys=API_KEYS, admin_key=SecretStr(ADMIN)))
+    access = Access.from_settings(settings(admin_key=SecretStr(ADMIN)), KEYS)
     assert refusal(access, CHAT._replace(authorization=f"Bearer {ADMIN}")) == 401
 
 
 def test_allow_anonymous_does_not_open_admin() -> None:
-    access = Access.from_settings(settings(host="0.0.0.0", allow_anonymous=True))
+    access = Access.from_settings(settings(host="0.0.0.0", allow_anonymous=True), {})
     assert passes(access, CHAT._replace(client="10.0.0.9"))
     assert refusal(access, AccessRequest("GET", "/admin/workers", client="10.0.0.9")) == 403
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from tests.support.asgi import FakeClient, Message, Scope, body_part, http_scope
-from vllama_pool.config.api_keys import ApiKey, by_digest, digest
+from tests.support.keys import grants, key
+from vllama_pool.config.api_keys import ApiKey, digest
+from vllama_pool.router.admission.grant import GRANT, Grant
 from vllama_pool.router.server.access import Access
 from vllama_pool.router.server.asgi import App as App_
 from vllama_pool.router.server.asgi import Receive, Send, send_response
@@ -19,7 +21,7 @@ from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.server.refusal import ON_REFUSAL, Reason, Refusal, malformed
 from vllama_pool.router.telemetry.request_record import RECORD, RequestRecord
 
-KEYS = by_digest([ApiKey("anna", digest("annas-key"))])
+KEYS = grants([ApiKey("anna", digest("annas-key"))])
 
 
 class App:
@@ -301,3 +303,31 @@ async def test_the_lifespan_state_takes_the_refusals_of_the_http_protocol() -> N
     refusal = malformed("10.0.0.9", "the request line is invalid; send METHOD TARGET HTTP/1.1")
     scope["state"][ON_REFUSAL](refusal)
     assert observed.refusals == [refusal]
+
+
+async def test_the_app_finds_the_keys_grant_and_the_record_its_team() -> None:
+    access = Access(keys={digest("annas-key"): Grant("anna", "blue")}, allow_anonymous=False)
+    observed, client, app = Observed(), FakeClient(), App()
+    scope = http_scope("GET", "/api/tags", x_api_key="annas-key")
+    await observed.gate(app, access)(scope, client.receive, client.send)
+    assert (observed.record.client, observed.record.team) == ("anna", "blue")
+    assert app.scopes[0][GRANT] is access.keys[digest("annas-key")]
+
+
+async def test_a_new_access_applies_from_the_next_request_on_and_admitted_ones_go_on() -> None:
+    app, observed = App(), Observed()
+    gate = observed.gate(app, Access(keys=KEYS, allow_anonymous=False))
+    for keys, status in ((None, 200), (None, 200), (grants([key("bob")]), 401), (KEYS, 200)):
+        if keys is not None:
+            gate.use(Access(keys=keys, allow_anonymous=False))
+        client = FakeClient()
+        await gate(http_scope("GET", "/api/tags", x_api_key="annas-key"), client.receive, client.send)
+        assert client.status == status
+
+    async def removing(scope: Scope, receive: Receive, send: Send) -> None:
+        gate.use(Access(keys=grants([key("bob")]), allow_anonymous=False))
+        await app(scope, receive, send)
+
+    gate.app, client = removing, FakeClient()
+    await gate(http_scope("GET", "/api/tags", x_api_key="annas-key"), client.receive, client.send)
+    assert client.status == 200

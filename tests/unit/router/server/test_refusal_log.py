@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from tests.support.balance import Clock
-from vllama_pool.config.api_keys import ApiKey, by_digest, digest
+from tests.support.keys import grants
+from vllama_pool.config.api_keys import ApiKey, digest
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.server.access import Access, AccessRequest, EarlyResponse
 from vllama_pool.router.server.cors import Origins
@@ -15,7 +16,7 @@ from vllama_pool.router.server.refusal import Reason, Refusal
 from vllama_pool.router.server.refusal_log import BURST, REFILL, REPEAT, RefusalLog
 
 TAGS = AccessRequest("GET", "/api/tags", host="localhost", client="10.1.2.3", server="10.0.0.1")
-KEYED = Access(keys=by_digest([ApiKey("anna", digest("annas-key"))]), allow_anonymous=False)
+KEYED = Access(keys=grants([ApiKey("anna", digest("annas-key"))]), allow_anonymous=False)
 
 
 def text(access: Access, request: AccessRequest) -> str:
@@ -44,7 +45,7 @@ def test_a_foreign_host_is_named_with_the_setting_that_allows_it(host: str, says
     assert cure in refused
     if "=" in cure:
         allowed = RouterSettings(allowed_hosts=(cure.partition("=")[2],))
-        assert not isinstance(Access.from_settings(allowed).decide(TAGS._replace(host=host)), EarlyResponse)
+        assert not isinstance(Access.from_settings(allowed, {}).decide(TAGS._replace(host=host)), EarlyResponse)
 
 
 def test_a_password_in_an_origin_is_not_shown() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from tests.support.balance import Clock, found, pool_of
+from tests.support.keys import rights
 from tests.support.tables import routing_table
 from vllama_pool.router.errors import ClientError, Forbidden, ModelNotFound, TooLarge
 from vllama_pool.router.protocol.ollama.copying import CopyRequest
@@ -24,6 +26,7 @@ from vllama_pool.router.virtual_models.change_plans import (
     plan_copy,
     plan_create,
     plan_delete,
+    plan_pull,
 )
 from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.workers.registry.record import ModelInfo
@@ -279,3 +282,40 @@ def test_when_writes_are_off_every_change_is_a_403_with_the_reason() -> None:
     ):
         with pytest.raises(Forbidden, match="VLLAMA_FLEET_SECRET"):
             change()
+
+
+def limited(*live: VirtualModel, models: tuple[str, ...] = ("pirate",)) -> Inventory:
+    return dataclasses.replace(inventory(*live), rights=rights(*models))
+
+
+@pytest.mark.parametrize("source", ["Org/M", "short", "old", "never-served"])
+def test_a_model_that_the_key_may_not_use_is_no_base(source: str) -> None:
+    with pytest.raises(BaseMissing):
+        create(limited(OLD), source=source)
+    with pytest.raises(ModelNotFound) as raised:
+        plan_copy(CopyRequest(source=source, destination="w"), limited(OLD))
+    assert raised.value.text == f'model "{source}" not found'
+    with pytest.raises(ModelNotFound):
+        plan_delete(source, limited(OLD))
+    with pytest.raises(BaseMissing):
+        plan_pull(source, limited(OLD))
+
+
+@pytest.mark.parametrize("name", ["Org/M", "short", "old"])
+def test_a_model_that_the_key_may_not_use_keeps_its_name(name: str) -> None:
+    """Otherwise one team could replace another's model. The refusal does not say what has the name."""
+    for plan in (
+        lambda: create(limited(OLD), model=name, source="pirate"),
+        lambda: plan_copy(CopyRequest(source="pirate", destination=name), limited(OLD)),
+    ):
+        with pytest.raises(Forbidden) as raised:
+            plan()
+        assert raised.value.text == f"'{name}' cannot be used for a new model: choose another name"
+
+
+def test_a_key_makes_and_deletes_models_from_those_that_it_may_use() -> None:
+    made = create(limited(), source="pirate").model
+    assert made.base == "pirate:latest"
+    again = limited(made)
+    assert create(again, source="v", system="s").model.base == "pirate:latest"
+    assert plan_delete("v", again).deleted

@@ -1,0 +1,34 @@
+"""The permissions of an API key, and the counters of its requests."""
+
+from __future__ import annotations
+
+from vllama_pool.router.routing.rights import Rights
+from vllama_pool.router.telemetry.usage import Usage
+
+GRANT = "vllama.grant"
+"""Key of an ASGI scope. Absent for anonymous requests."""
+
+
+class Grant:
+    """One key's, shared by its requests."""
+
+    __slots__ = ("name", "rights", "team", "usage")
+
+    def __init__(
+        self, name: str = "", team: str = "", *, rights: Rights | None = None, usage: Usage | None = None
+    ) -> None:
+        """`rights` None: all models. `usage`: where its requests are counted."""
+        self.name = name
+        self.team = team
+        self.rights = rights
+        self.usage = usage if usage is not None else Usage()
+
+    def __repr__(self) -> str:
+        return f"<Grant of {self.name!r}>"
+
+    def begin(self) -> None:
+        """Count a request for a worker; call `end` once."""
+        self.usage.in_flight += 1
+
+    def end(self) -> None:
+        self.usage.in_flight -= 1
