@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import httpx
@@ -38,6 +39,8 @@ PROBE_TIMEOUT = 1.0
 NOT_REACHED = "not reached yet"
 SHOWN_MODELS, SHOWN_LENGTH = 10, 120
 """In the log: models, and characters of a name."""
+HANDOVER = 0.3
+"""Seconds for the first probe of new workers before others leave."""
 STATIC = "static/"
 """Prefix of ids, which registered workers cannot have."""
 
@@ -62,6 +65,8 @@ def health_probe(client: httpx.AsyncClient, key: str | None) -> Probe:
 
 
 class StaticWorkers:
+    """Watches the static workers of the live routing table."""
+
     def __init__(
         self,
         workers: Iterable[WorkerEntry],
@@ -72,12 +77,81 @@ class StaticWorkers:
         key: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._watches = [StaticWatch(worker, pool, client, endpoints, key, clock) for worker in workers]
+        self._pool = pool
+        self._collaborators = (pool, client, endpoints, key, clock)
+        self._watches: dict[str, StaticWatch] = {}
+        self._leaving: dict[str, StaticWatch] = {}
+        self._tasks: dict[StaticWatch, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self.apply(workers)
+
+    def __repr__(self) -> str:
+        return f"<StaticWorkers {len(self._watches)} watched, {len(self._leaving)} leaving>"
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for watch in self._watches:
-                tasks.create_task(watch.run(), name=f"static worker {watch.worker.label}")
+        async with asyncio.TaskGroup() as self._group:
+            for watch in self._watches.values():
+                self._start(watch)
+            self._retire_later([])
+            await asyncio.get_running_loop().create_future()  # `apply` adds tasks
+
+    def apply(self, workers: Iterable[WorkerEntry]) -> None:
+        """Watch these from now on. Workers of the same name and URL keep their health, requests and abilities.
+
+        Others leave the pool when those that are new have been probed, or after HANDOVER, so that a moved worker leaves
+        no gap. Their requests continue.
+        """
+        wanted = {worker.label: worker for worker in workers}
+        for name, watch in list(self._leaving.items()):
+            if name not in self._watches and watch.serves(wanted.get(name)):
+                self._watches[name] = self._leaving.pop(name)
+        for name, watch in list(self._watches.items()):
+            worker = wanted.get(name)
+            if worker is not None and watch.serves(worker):
+                watch.update(worker)
+            else:
+                self._cancel(self._leaving.pop(name, None))
+                self._leaving[name] = self._watches.pop(name)
+        self._retire_later([self._add(worker) for name, worker in wanted.items() if name not in self._watches])
+
+    def _add(self, worker: WorkerEntry) -> StaticWatch:
+        replaced = self._leaving.get(worker.label)
+        generation = replaced.generation + 1 if replaced is not None else 1
+        watch = StaticWatch(worker, *self._collaborators, generation=generation)
+        self._watches[worker.label] = watch
+        if replaced is None:
+            watch.mark_unreached()
+        if self._group is not None:
+            self._start(watch)
+        return watch
+
+    def _start(self, watch: StaticWatch) -> None:
+        assert self._group is not None
+        self._tasks[watch] = self._group.create_task(watch.run(), name=f"static worker {watch.worker.label}")
+
+    def _cancel(self, watch: StaticWatch | None) -> None:
+        if watch is not None and (task := self._tasks.pop(watch, None)) is not None:
+            task.cancel()
+
+    def _retire_later(self, added: Sequence[StaticWatch]) -> None:
+        if self._group is not None and self._leaving:
+            self._group.create_task(self._retire(dict(self._leaving), added), name="static workers that leave")
+
+    async def _retire(self, leaving: Mapping[str, StaticWatch], added: Sequence[StaticWatch]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HANDOVER):
+                for watch in added:
+                    await watch.probed.wait()
+        for name, watch in leaving.items():
+            if self._leaving.get(name) is not watch:
+                continue
+            del self._leaving[name]
+            self._cancel(watch)
+            successor = self._watches.get(name)
+            if successor is None:
+                self._pool.remove(watch.id)
+            elif not successor.up:
+                successor.mark_unreached()
 
 
 class StaticWatch:
@@ -94,15 +168,21 @@ class StaticWatch:
         endpoints: Endpoints,
         key: str | None,
         clock: Callable[[], float],
+        *,
+        generation: int = 1,
     ) -> None:
+        """`generation`: above that of an earlier watch of the same name."""
         self.worker = worker
+        self.id = STATIC + worker.label
+        self.generation = generation
+        self.up = False
+        self.probed = asyncio.Event()
+        """Set after the first probe."""
         self._pool = pool
         self._client = client
         self._key = key
         self._clock = clock
-        self._id = STATIC + worker.label
         self._endpoint = endpoints.build(parse_url(worker.url))
-        self._generation = 1
         self._models: tuple[ModelInfo, ...] = ()
         self._lists = ModelLists()
         self._full_probe = ProbeResult(Health.UNREACHABLE)
@@ -115,7 +195,6 @@ class StaticWatch:
         self._schedule = AbilitySchedule()
         self._version = ""
         self._probes = 0
-        self._up = False
         self._gone = False
         """True if it is down because its server said so, or nothing listens there."""
         self._failing_since: float | None = None
@@ -123,17 +202,31 @@ class StaticWatch:
         self._last_tokens: tuple[float, int] | None = None
 
     async def run(self) -> None:
-        self._mark_down(NOT_REACHED)  # in the pool from the start, so that its models give a 503, not a 404
         learning: asyncio.Task[None] | None = None
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await self.probe()
+                self.probed.set()
                 if self.should_learn and (learning is None or learning.done()):
                     learning = tasks.create_task(self.learn())
                 await asyncio.sleep(INTERVAL * random.uniform(0.9, 1.1))
 
+    def serves(self, worker: WorkerEntry | None) -> bool:
+        """True if this watch is of that worker, whatever its slots and tags."""
+        return worker is not None and (worker.label, worker.url) == (self.worker.label, self.worker.url)
+
+    def update(self, worker: WorkerEntry) -> None:
+        """Take over slots and tags."""
+        if worker != self.worker:
+            self.worker = worker
+            self._pool.put(Discovered(self._record(), self._endpoint))
+
+    def mark_unreached(self) -> None:
+        """Enter it into the pool before it has answered, so that its models give a 503, not a 404."""
+        self._mark_down(NOT_REACHED)
+
     async def probe(self) -> None:
-        full = not self._up or self._probes % FULL_PROBE_EVERY == 0
+        full = not self.up or self._probes % FULL_PROBE_EVERY == 0
         self._probes += 1
         result = await (probe.probe(self._client, self.worker.url, self._key) if full else self._brief_probe())
         if result.health is not Health.OK:
@@ -159,13 +252,13 @@ class StaticWatch:
         """True if its abilities are to be detected now."""
         due = self._schedule.is_due(self._clock())
         awake = self._last_load.state is WorkerState.READY
-        return self._up and awake and due and "completion" in self._full_probe.tasks and bool(self._models)
+        return self.up and awake and due and "completion" in self._full_probe.tasks and bool(self._models)
 
     async def learn(self) -> None:
         """Detect tools, thinking and vision, and update the pool."""
         version = self._schedule.version
         detected = await detect_abilities(self._client, self.worker.url, self._models[0].name, self._key)
-        if self._schedule.answered(detected, version, self._clock()) and self._up:
+        if self._schedule.answered(detected, version, self._clock()) and self.up:
             self._models = self._model_infos()
             self._pool.put(Discovered(self._record(), self._endpoint, self._last_load))
 
@@ -176,28 +269,28 @@ class StaticWatch:
 
     def _succeeded(self, result: ProbeResult, full: bool) -> None:
         self._returns = self._returns or (self._gone and self._identity.is_known(result.metrics.observation))
-        renewed = self._observe(result.metrics) or not self._up
+        renewed = self._observe(result.metrics) or not self.up
         if full:
             renewed = self._update_models(result) or renewed
         self._report_several()
         load = self._last_load = self._load(result.metrics)
-        if not self._up:
+        if not self.up:
             _log.info("static worker %s serves %s", self.worker.label, _listed(self._models))
         if renewed:
             self._pool.put(Discovered(self._record(), self._endpoint, load))
         if self._failing_since is not None:
-            self._pool.mark_up(self._id)
-        self._up, self._gone, self._failing_since, self._problem = True, False, None, ""
-        self._pool.report(self._id, load)
+            self._pool.mark_up(self.id)
+        self.up, self._gone, self._failing_since, self._problem = True, False, None, ""
+        self._pool.report(self.id, load)
 
     def _observe(self, metrics: Metrics) -> bool:
         """Return True for a new generation."""
         sighting = self._identity.observe(metrics.observation)
         if sighting is Sighting.RESTARTED:
             self._schedule.renew(self._clock())
-        new = sighting is Sighting.CHANGED or (sighting is Sighting.RESTARTED and not self._up)
+        new = sighting is Sighting.CHANGED or (sighting is Sighting.RESTARTED and not self.up)
         if new:
-            self._generation += 1
+            self.generation += 1
             self._schedule.doubt()
             self._models = self._model_infos()
         return new
@@ -225,7 +318,7 @@ class StaticWatch:
         now = self._clock()
         if self._failing_since is None:
             self._failing_since = now
-        self._pool.mark_suspect(self._id)
+        self._pool.mark_suspect(self.id)
         gone = result.health is not Health.UNREACHABLE and not (self._identity.several or self._returns)
         over = gone or now - self._failing_since >= TTL
         if over and result.problem != self._problem:
@@ -234,17 +327,17 @@ class StaticWatch:
             self._mark_down(result.problem)
 
     def _mark_down(self, problem: str) -> None:
-        self._problem, self._up = problem, False
+        self._problem, self.up = problem, False
         self._identity.interrupt()
         self._lists.clear()
         load = LoadReport(state=WorkerState.STOPPED, note=problem)
         self._pool.put(Discovered(self._record(), self._endpoint, load))
-        self._pool.mark_down(self._id)
+        self._pool.mark_down(self.id)
 
     def _record(self) -> WorkerRecord:
         return WorkerRecord(
-            id=self._id,
-            generation=self._generation,
+            id=self.id,
+            generation=self.generation,
             url=self.worker.url,
             models=self._models,
             slots=self.worker.slots,

@@ -366,6 +366,7 @@ async def test_only_a_static_worker_that_stays_unreachable_is_logged(caplog: pyt
     vllm, pool, clock = FakeClient(), Recorder(), Clock()
     vllm.fault = httpx.ConnectTimeout
     static = watch(vllm, pool, clock)
+    static.mark_unreached()
     running = asyncio.get_running_loop().create_task(static.run())
     await auntil(lambda: vllm.requests, 5, "a first probe")
     running.cancel()
