@@ -22,7 +22,8 @@ from litestar.routes import HTTPRoute
 from vllama_pool.config.durations import FOREVER
 from vllama_pool.config.routing.table import RoutingTable, load
 from vllama_pool.config.settings import RouterSettings
-from vllama_pool.router.admission.bound import Admission
+from vllama_pool.router.admission.admission import Admission
+from vllama_pool.router.admission.entry_limits import request_limits
 from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.discovery.registry_loop import Discovery
@@ -113,7 +114,10 @@ def create_app(
     sources = open_sources(settings, table.workers, pool, virtual_models, lambda: routes.shadowed(pool))
     stalls = _stall_watch(settings)
     request_log = RequestLog(collaborators.log_stream, debug=settings.log_level == "debug")
-    metrics = _metrics(pool, sources.discovery, request_log)
+    instance = instance or RouterInstance()
+    admission = Admission(settings.max_queue, instance.total)
+    admission.set_limits(request_limits(table))
+    metrics = _metrics(pool, sources.discovery, request_log, admission)
     expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
     decisions = Decisions(settings.decisions)
     state = Report("state", ProcessReport, lambda: _report(pool, sources.discovery, metrics))
@@ -121,7 +125,7 @@ def create_app(
     routing = Report(ROUTING, RoutingState, lambda: _routing_state(pool, sources))
     made = Report(DECISIONS, ProcessDecisions, lambda: view_decisions(decisions, _clock_offset(collaborators.clock)))
     one = Question(ONE_DECISION, FoundDecision, lambda name: _find(decisions, name, collaborators.clock))
-    exchange = ReportExchange(instance or RouterInstance(), (state, uses, routing, made), (one,))
+    exchange = ReportExchange(instance, (state, uses, routing, made), (one,))
 
     async def collect_states() -> ProcessReports:
         return ProcessReports(exchange.total, await exchange.collect(state))
@@ -138,7 +142,7 @@ def create_app(
     inference = InferenceHandler(
         routes=lambda: routes,
         pool=pool,
-        begin=_forwarder(settings, collaborators, pool, stalls, sources.discovery.refresh).begin,
+        begin=_forwarder(settings, collaborators, pool, stalls, admission, sources.discovery.refresh).begin,
         clock=collaborators.clock,
         expiry=expiry,
         decisions=decisions,
@@ -192,7 +196,12 @@ def _stall_watch(settings: RouterSettings) -> StallWatch:
 
 
 def _forwarder(
-    settings: RouterSettings, collaborators: Collaborators, pool: Pool, stalls: StallWatch, refresh: Callable[[], None]
+    settings: RouterSettings,
+    collaborators: Collaborators,
+    pool: Pool,
+    stalls: StallWatch,
+    admission: Admission,
+    refresh: Callable[[], None],
 ) -> Forwarder:
     upstream = Upstream(
         client=collaborators.client,
@@ -202,12 +211,10 @@ def _forwarder(
         connect_timeout=settings.connect_timeout,
         client_stall=CLIENT_STALL,
     )
-    return Forwarder(
-        Shared(upstream, collaborators.rng, Admission(settings.max_queue), refresh, settings.log_level == "debug")
-    )
+    return Forwarder(Shared(upstream, collaborators.rng, admission, refresh, settings.log_level == "debug"))
 
 
-def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog) -> RouterMetrics:
+def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog, admission: Admission) -> RouterMetrics:
     return RouterMetrics(
         Readings(
             workers=pool,
@@ -215,6 +222,7 @@ def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog) -> Route
             registry_up=lambda: discovery.registry_up,
             refused_records=lambda: discovery.refusals,
             dropped_log_lines=lambda: request_log.dropped,
+            queues=admission.queues,
         ),
         tuple(Reason),
     )

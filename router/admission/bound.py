@@ -12,20 +12,20 @@ RETRY_AFTER = 1
 """Seconds."""
 
 
-class Admission:
-    """Counts this process's waiting requests, for all models together."""
+class Bound:
+    """Counts waiting requests of this process: of all models together, or of one entry."""
 
     def __init__(self, max_waiting: int) -> None:
         """With `max_waiting` 0, a request needs a free slot."""
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
         self.waiting = 0
 
     def __repr__(self) -> str:
-        return f"<Admission {self.waiting} waiting, {self._max_waiting} may>"
+        return f"<Bound {self.waiting} waiting, {self.max_waiting} may>"
 
     def acquire(self, resolution: Resolution) -> None:
         """Raises ServerBusy at the limit; otherwise call `release` once."""
-        if self.waiting >= self._max_waiting and resolution.beyond_slots >= self._max_waiting:
+        if self.waiting >= self.max_waiting and resolution.beyond_slots >= self.max_waiting:
             raise ServerBusy(BUSY, retry_after=RETRY_AFTER)
         self.waiting += 1
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
+from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Outcome
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.worker import Replica
@@ -65,6 +66,8 @@ class ForwardRequest:
     """Bytes of the body."""
     decision: Decision
     """Filled in for `vllama explain`."""
+    caps: tuple[AdmissionQueue, ...] = ()
+    """Limits on requests beyond the entry's own, such as those of an API key. Passed first, in this order."""
 
 
 class Requester(Protocol):

@@ -25,14 +25,18 @@ class Forwarder:
     def begin(
         self, call: ForwardRequest, record: RequestRecord, client: ClientWriter, on_answer: Callable[[], None]
     ) -> InFlight:
-        """Admit a request, which its owner must close. Raises ServerBusy.
+        """Admit a request, which its owner must close. Raises ServerBusy, as may `InFlight.run`.
 
         `on_answer` is called before a response that is not streamed is written.
         """
-        self._shared.admission.acquire(call.resolution)
-        model = call.resolution.model
+        admission, model = self._shared.admission, call.resolution.model
+        queue, bound = admission.queue(model), None
+        if queue is None:
+            bound = admission.bound(model)
+            bound.acquire(call.resolution)
         budget = self._budgets.get(model)
         if budget is None:
             budget = self._budgets[model] = RetryBudget()
         budget.begin_request()
-        return InFlight(self._shared, call, record, client, budget, on_answer)
+        queues = (*call.caps, queue) if queue is not None else call.caps
+        return InFlight(self._shared, call, record, client, budget, on_answer, bound, queues)

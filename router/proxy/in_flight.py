@@ -8,7 +8,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vllama_pool.router.admission.bound import Admission
+from vllama_pool.router.admission.admission import Admission
+from vllama_pool.router.admission.bound import Bound
+from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide, most_specific
 from vllama_pool.router.balance.worker import Replica
@@ -16,6 +18,7 @@ from vllama_pool.router.errors import AttemptFailed, ModelGone
 from vllama_pool.router.protocol.operation import DirectResponse
 from vllama_pool.router.proxy.attempt import Attempt, ForwardRequest, Upstream
 from vllama_pool.router.proxy.client_writer import ClientWriter
+from vllama_pool.router.proxy.places import Places
 from vllama_pool.router.proxy.worker_errors import client_error, transport_failure
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.decisions import Choice
@@ -43,13 +46,13 @@ class Shared:
 
 
 class InFlight:
-    """Owns a request's place among the waiting, its budget share, and its present attempt.
+    """Owns a request's places in queues and among the waiting, its budget share, and its present attempt.
 
     `close` releases each once. Nothing is retried once the client has a byte.
     """
 
     __slots__ = (
-        *("_attempt", "_budget", "_closed", "_shared", "_task"),
+        *("_attempt", "_bound", "_budget", "_closed", "_places", "_queues", "_shared", "_task"),
         *("call", "client", "client_left", "on_answer", "record", "waiting"),
     )
 
@@ -61,19 +64,25 @@ class InFlight:
         client: ClientWriter,
         budget: RetryBudget,
         on_answer: Callable[[], None],
+        bound: Bound | None = None,
+        queues: tuple[AdmissionQueue, ...] = (),
     ) -> None:
-        """`on_answer` is called before a response that is not streamed is written."""
+        """`on_answer` is called before a response that is not streamed is written. `bound` counts the request until its
+        response begins. It needs a place of each of `queues`, in this order."""
         self._shared = shared
         self._budget = budget
         self._task = asyncio.current_task()
         self._attempt: Attempt | None = None
         self._closed = False
+        self._bound = bound
+        self._queues = queues
+        self._places: Places | None = None
         self.call = call
         self.record = record
         self.client = client
         self.on_answer = on_answer
         self.waiting = True
-        """It holds a place among the waiting requests."""
+        """The client's response has not begun."""
         self.client_left = False
 
     def close(self) -> None:
@@ -86,17 +95,21 @@ class InFlight:
             attempt.close()
         if self.waiting:
             self._stop_waiting()
+        if self._places is not None:
+            self._places.end()
         self._budget.end_request()
 
     async def run(self) -> DirectResponse | None:
         """Send the request to a worker, and to another one after a failure, until the client has its response.
 
-        Returns a response that the preflight sufficed for, unsent. Raises NoWorker, the most specific failure as
-        ClientError, and ClientGone.
+        Returns a response that the preflight sufficed for, unsent. Raises NoWorker, ServerBusy, the most specific
+        failure as ClientError, and ClientGone.
         """
         tried: list[str] = []
         failures: list[AttemptFailed] = []
         try:
+            if self._queues:
+                await self._take_places(self._queues)
             while True:
                 replica = self._choose(tried)
                 if replica is None:
@@ -128,6 +141,8 @@ class InFlight:
         self.client_left = True
         if self._attempt is not None:
             self._attempt.client_gone()
+        if self._places is not None:
+            self._places.stop_waiting()
         if self.waiting and self._task is not None:
             self._task.cancel()
 
@@ -146,6 +161,17 @@ class InFlight:
             _log.debug("request %s: %s answers", record.id, record.worker)
 
     # internal
+
+    async def _take_places(self, queues: tuple[AdmissionQueue, ...]) -> None:
+        """Raises ServerBusy."""
+        places = self._places = Places()
+        clock = self._shared.upstream.clock
+        entered = clock.monotonic_ns()
+        try:
+            for queue in queues:
+                await places.take(queue)
+        finally:
+            self.record.queue_ms = (clock.monotonic_ns() - entered) // 1000 / 1000
 
     def _choose(self, tried: list[str]) -> Replica | None:
         shared, resolution = self._shared, self.call.resolution
@@ -167,7 +193,8 @@ class InFlight:
 
     def _stop_waiting(self) -> None:
         self.waiting = False
-        self._shared.admission.release()
+        if self._bound is not None:
+            self._bound.release()
 
     def _record_failure(self, replica: Replica, failure: AttemptFailed) -> None:
         # Without the text: vLLM's errors may quote the prompt.

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.telemetry.families import BUCKETS, Family, Histogram
@@ -30,6 +31,18 @@ class Readings:
     registry_up: Callable[[], bool]
     refused_records: Callable[[], int]
     dropped_log_lines: Callable[[], int]
+    queues: Callable[[], Iterable[tuple[str, QueueState]]] = tuple
+    """By the name of an entry."""
+
+
+class QueueState(Protocol):
+    """A queue in front of a limited number of requests."""
+
+    @property
+    def waiting(self) -> int: ...
+
+    @property
+    def in_progress(self) -> int: ...
 
 
 class _Durations:
@@ -40,6 +53,10 @@ class _Durations:
     def __init__(self) -> None:
         self.counts = [0] * (len(BUCKETS) + 1)
         self.sum = 0.0
+
+    def add(self, milliseconds: float) -> None:
+        self.counts[bisect_left(_BOUNDS, milliseconds)] += 1
+        self.sum += milliseconds
 
 
 class _Tally:
@@ -62,6 +79,7 @@ class RouterMetrics:
         self._tallies: dict[tuple[str, str, int, str], _Tally] = {}
         self._first: dict[str, _Durations] = {}
         self._total: dict[str, _Durations] = {}
+        self._queued: dict[str, _Durations] = {}
         self._failures = Counter[str]()
         self._refusals = Counter(dict.fromkeys(refusal_reasons, 0))
         self.usage = UsageByKey()
@@ -75,13 +93,11 @@ class RouterMetrics:
         tally.prompt_tokens += record.prompt_tokens
         tally.completion_tokens += record.completion_tokens
         if milliseconds := record.first_ms:
-            first = tally.first
-            first.counts[bisect_left(_BOUNDS, milliseconds)] += 1
-            first.sum += milliseconds
+            tally.first.add(milliseconds)
         if (total := tally.total) is not None:
-            milliseconds = record.total_ms
-            total.counts[bisect_left(_BOUNDS, milliseconds)] += 1
-            total.sum += milliseconds
+            total.add(record.total_ms)
+        if record.queue_ms:
+            self._queued.setdefault(record.model or UNKNOWN, _Durations()).add(record.queue_ms)
         if record.discarded_tokens:
             tally.discarded_tokens += record.discarded_tokens
         if record.failures:
@@ -117,6 +133,7 @@ class RouterMetrics:
             "counter",
             series={(): readings.dropped_log_lines()},
         )
+        yield from queue_gauges(readings.queues())
 
     def _counted(self) -> Iterator[Family]:
         requests, outcomes, tokens = Counter[tuple[str, ...]](), Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
@@ -147,6 +164,9 @@ class RouterMetrics:
             "vllama_first_event_seconds", "Time from a request's arrival to its first content event.", self._first
         )
         yield _histogram("vllama_request_seconds", "Duration of completed requests.", self._total)
+        yield _histogram(
+            "vllama_queue_seconds", "Time that requests waited because of limits, refused ones too.", self._queued
+        )
 
 
 def worker_gauges(workers: Iterable[Worker], now: float) -> Iterator[Family]:
@@ -171,6 +191,15 @@ def worker_gauges(workers: Iterable[Worker], now: float) -> Iterator[Family]:
             ("worker",),
             {(worker.id,): float(value(worker)) for worker in workers},
         )
+
+
+def queue_gauges(queues: Iterable[tuple[str, QueueState]]) -> Iterator[Family]:
+    waiting = Family("vllama_queue_waiting", "Requests that wait because of limits.", "gauge", ("model",))
+    in_progress = Family("vllama_queue_in_progress", "Requests within limits.concurrency.", "gauge", ("model",))
+    for name, queue in queues:
+        waiting.series[name,] = float(queue.waiting)
+        in_progress.series[name,] = float(queue.in_progress)
+    yield from (waiting, in_progress)
 
 
 def _counter(name: str, text: str, labels: tuple[str, ...], counts: Counter[tuple[str, ...]]) -> Family:

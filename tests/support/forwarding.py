@@ -13,7 +13,8 @@ from tests.support.balance import Clock, found, group, pool_of
 from tests.support.protocol import event
 from tests.support.upstream import FakeClient, FakeResponse, Hang, RecordingWriter, Script
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
-from vllama_pool.router.admission.bound import Admission
+from vllama_pool.router.admission.admission import Admission, RequestLimits
+from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol import operation as protocol
@@ -109,11 +110,12 @@ class Fleet:
         client_stall: float = 5.0,
         upstream: FakeClient | None = None,
         lagging: bool = False,
+        limits: RequestLimits | None = None,
         **scripts: Script,
     ) -> None:
-        """`lagging`: clients read nothing until the test lets them catch up."""
+        """`lagging`: clients read nothing until the test lets them catch up. `limits`: of the model."""
         self._lagging = lagging
-        clock = Clock()
+        clock = self.clock = Clock()
         self.pool = pool_of(clock, *(found(worker, SERVED) for worker in scripts))
         self.upstream = upstream or FakeClient(scripts)
         self.stalls = StallWatch(StallLimits())
@@ -131,6 +133,8 @@ class Fleet:
             client_stall=client_stall,
             refresh=lambda: self.refreshes.append(None),
         )
+        self.admission = shared.admission
+        self.admission.set_limits({"m": limits} if limits is not None else {})
         self.forwarder = Forwarder(shared)
 
     @property
@@ -143,14 +147,21 @@ class Fleet:
         """Of the latest request."""
         return self.writers[-1]
 
-    def begin(self, *, stream: bool = True, operation: Operation[Any] = CHAT, size: int | None = None) -> InFlight:
+    def begin(
+        self,
+        *,
+        stream: bool = True,
+        operation: Operation[Any] = CHAT,
+        size: int | None = None,
+        caps: tuple[AdmissionQueue, ...] = (),
+    ) -> InFlight:
         """Admit a request of the present task."""
         body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}).encode()
         resolution = Resolution("m", "m", group(self.pool), NO_DEFAULTS, lambda workers, *_: workers[0])
         size = len(body) if size is None else size
         self.records.append(RequestRecord(id="id", operation="chat", client=""))
         self.decision = Decision(self.record, 0, size)
-        request = ForwardRequest(operation, CHAT.decode(body), resolution, 0, size, self.decision)
+        request = ForwardRequest(operation, CHAT.decode(body), resolution, 0, size, self.decision, caps)
         self.writers.append(RecordingWriter())
         if self._lagging:
             self.writer.lag()
@@ -186,6 +197,7 @@ class Fleet:
         assert [worker.in_flight for worker in self.pool] == [0] * len(self.pool)
         assert all(exchange.released for exchange in self.upstream.exchanges)
         assert repr(self.forwarder) == "<Forwarder 0 waiting, 0 in flight>"
+        assert all(queue.is_idle for _, queue in self.admission.queues())
         assert repr(self.stalls) == "<StallWatch 0 watched>"
 
     def _announce(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.balance import Clock, found, pool_of, worker_in
 from vllama_pool.config.routing.table import RoutingTable
-from vllama_pool.router.admission.bound import Admission
+from vllama_pool.router.admission.bound import Bound
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ServerBusy
 from vllama_pool.router.routing.resolve import ModelRoutes, Resolution
@@ -19,10 +19,10 @@ def resolution(pool: Pool) -> Resolution:
 
 def admitted(pool: Pool, max_waiting: int, requests: int, worker: str = "a") -> int:
     """Count the admitted requests, each sent to `worker` and never answered."""
-    admission = Admission(max_waiting)
+    bound = Bound(max_waiting)
     for count in range(requests):
         try:
-            admission.acquire(resolution(pool))
+            bound.acquire(resolution(pool))
         except ServerBusy:
             return count
         pool.lease(worker_in(pool, worker))
@@ -40,7 +40,7 @@ def test_the_refusal_has_ollamas_text_and_retry_after() -> None:
     pool = pool_of(Clock(), found("a", slots=1))
     pool.lease(worker_in(pool, "a"))
     with pytest.raises(ServerBusy) as caught:
-        Admission(0).acquire(resolution(pool))
+        Bound(0).acquire(resolution(pool))
     assert caught.value.text == "server busy, please try again.  maximum pending requests exceeded"
     assert (caught.value.status, caught.value.retry_after) == (503, 1)
 
@@ -52,12 +52,12 @@ def test_a_burst_within_the_fleets_slots_is_admitted() -> None:
 
 def test_a_released_request_no_longer_waits() -> None:
     pool = pool_of(Clock(), found("a", slots=1))
-    admission = Admission(1)
+    bound = Bound(1)
     for _ in range(100):
-        admission.acquire(resolution(pool))
+        bound.acquire(resolution(pool))
         pool.lease(worker_in(pool, "a"))
-        admission.release()
-    assert admission.waiting == 0
+        bound.release()
+    assert bound.waiting == 0
 
 
 def test_the_requests_of_other_routers_count() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.support.forwarding import CHAT, END, HI, ROLE, Fleet
 from tests.support.protocol import event
 from tests.support.upstream import FakeClient, FakeExchange
+from vllama_pool.router.admission.admission import RequestLimits
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.proxy.in_flight import ClientGone
@@ -29,8 +30,9 @@ CHUNKS = {
     "content and error": HI + event(error={"message": "busy", "code": 503}),
     "half an event": HI[:-5],
 }
+ONE = RequestLimits(concurrency=1)
 HEADS = {"head": 200, "head of 400": 400, "head of 503": 503}
-EVENTS = (*HEADS, *CHUNKS, "eof", "lost", "stall", "refuse", "lag", "catch up", "leave", "cancel", "turn")
+EVENTS = (*HEADS, *CHUNKS, "eof", "lost", "stall", "refuse", "lag", "catch up", "leave", "cancel", "turn", "free place")
 
 
 class HandDriven(FakeClient):
@@ -65,11 +67,16 @@ class HandDriven(FakeClient):
 class Scenario:
     """One request of a fleet of three workers."""
 
-    def __init__(self, *, stream: bool, preflight: bool, patient: bool) -> None:
+    def __init__(self, *, stream: bool, preflight: bool, patient: bool, queued: bool) -> None:
         self.errors: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.errors.append(context))
         self.upstream = HandDriven()
-        self.fleet = Fleet(upstream=self.upstream, client_stall=5.0 if patient else 0.0, a=[], b=[], c=[])
+        self.fleet = Fleet(upstream=self.upstream, client_stall=5.0 if patient else 0.0, limits=ONE, a=[], b=[], c=[])
+        queue = self.fleet.admission.queue("m")
+        assert queue is not None
+        self.other = queue.enter()
+        if not queued:
+            self.other.end()
         self.stream = stream
         self.left = self.cancelled = False
         self.operation = dataclasses.replace(CHAT, prepare=self._prepare) if preflight else CHAT
@@ -88,6 +95,7 @@ class Scenario:
             "catch up": self.fleet.writer.catch_up,
             "leave": self.leave,
             "cancel": self.cancel,
+            "free place": self.other.end,
         }
         if name == "turn":
             await asyncio.sleep(0)
@@ -106,6 +114,7 @@ class Scenario:
 
     async def end(self) -> object:
         """End the request as its client leaves. Return its result or exception."""
+        self.other.end()
         self.leave()
         await asyncio.wait([self.task], timeout=0)
         self.fleet.writer.catch_up()  # as a server does once the client is gone
@@ -143,13 +152,14 @@ BEGINNINGS = ((), ("head",), ("head", "content"), ("head", "lag", "content"), ("
     stream=st.booleans(),
     preflight=st.booleans(),
     patient=st.booleans(),
+    queued=st.booleans(),
 )
 @settings(max_examples=300, deadline=None)
 def test_a_request_ends_once_and_releases_everything_once_whatever_happens(
-    beginning: tuple[str, ...], names: list[str], stream: bool, preflight: bool, patient: bool
+    beginning: tuple[str, ...], names: list[str], stream: bool, preflight: bool, patient: bool, queued: bool
 ) -> None:
     async def scenario() -> None:
-        scene = Scenario(stream=stream, preflight=preflight, patient=patient)
+        scene = Scenario(stream=stream, preflight=preflight, patient=patient, queued=queued)
         await asyncio.sleep(0)
         for name in (*beginning, *names):
             await scene.happen(name)

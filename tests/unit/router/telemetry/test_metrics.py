@@ -7,12 +7,13 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from tests.support.balance import Clock, found, pool_of
+from vllama_pool.router.admission.queue import AdmissionQueue, QueueLimits
 from vllama_pool.router.telemetry.families import BUCKETS, exposition
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 
-def page(*records: RequestRecord) -> list[str]:
+def page(*records: RequestRecord, queues: Sequence[tuple[str, AdmissionQueue]] = ()) -> list[str]:
     clock = Clock()
     readings = Readings(
         workers=pool_of(clock, found("a", slots=4)),
@@ -20,6 +21,7 @@ def page(*records: RequestRecord) -> list[str]:
         registry_up=lambda: True,
         refused_records=lambda: 2,
         dropped_log_lines=lambda: 3,
+        queues=lambda: queues,
     )
     metrics = RouterMetrics(readings)
     for record in records:
@@ -69,6 +71,17 @@ def test_values_read_at_scrape_time_are_on_the_page() -> None:
     assert "vllama_registry_up 1.0" in lines
     assert "vllama_refused_records_total 2.0" in lines
     assert "vllama_dropped_log_lines_total 3.0" in lines
+
+
+def test_queues_and_the_time_in_them_are_shown_by_model() -> None:
+    queue = AdmissionQueue(QueueLimits(1, 5), Clock())
+    for _ in range(3):
+        queue.enter()
+    lines = page(done(queue_ms=40.0), done(), queues=[("m", queue)])
+    assert 'vllama_queue_waiting{model="m"} 2.0' in lines
+    assert 'vllama_queue_in_progress{model="m"} 1.0' in lines
+    assert 'vllama_queue_seconds_count{model="m"} 1.0' in lines
+    assert 'vllama_queue_seconds_sum{model="m"} 0.04' in lines
 
 
 def test_refusals_are_counted_by_reason_and_shown_from_the_start() -> None:
