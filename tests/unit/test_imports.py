@@ -125,10 +125,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("workers/agent", "workers/process", "workers/registry"),
     },
     "router/compat": {"config", "workers/vllm"},
-    "router/cli": {"config", "config/routing", "router/compat", "router/telemetry"},
+    "router/cli": {"config", "config/routing", "router/compat", "router/routing", "router/telemetry"},
     "router/cli/commands": {
         *("config", "config/routing", "router/cli", "router/compat", "router/instance.py", "router/supervisor"),
-        *("router/telemetry", "workers/agent", "workers/process", "workers/vllm"),
+        *("router/routing", "router/telemetry", "workers/agent", "workers/process", "workers/vllm"),
     },
     "router/__main__.py": {"router/cli"},
 }

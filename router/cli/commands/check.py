@@ -5,24 +5,103 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
+from vllama_pool.config.printable import printable
 from vllama_pool.config.routing import table as routing
 from vllama_pool.router.cli.commands.common import CommandFailed
 from vllama_pool.router.cli.commands.terminal import output, show
+from vllama_pool.router.cli.findings import Finding, as_error, errors_of, github_command, text_line, warnings_of
 from vllama_pool.router.cli.tables import routing_table
+from vllama_pool.router.routing.lint import lint
+
+FORMATS = ("text", "json", "github")
+INVALID = 1
+COULD_NOT_CHECK = 2
+
+
+class CouldNotCheck(CommandFailed):
+    """A file that cannot be read, or a router that cannot be asked."""
+
+    exit_code = COULD_NOT_CHECK
+
+
+class Checked(msgspec.Struct):
+    """The output of `--json`."""
+
+    file: str
+    revision: str = ""
+    """"" for an invalid file."""
+    models: int = 0
+    workers: int = 0
+    errors: list[Finding] = []
+    warnings: list[Finding] = []
 
 
 @click.command("check", short_help="Validate a routing file.")
 @click.argument("file", type=click.Path(path_type=Path))
-def command(file: Path) -> None:
-    """Print the models and static workers of the routing file FILE, or all of its mistakes."""
+@click.option("--strict", is_flag=True, help="Treat warnings as errors.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(FORMATS),
+    default="text",
+    help="json: one object. github: workflow commands, which GitHub shows in pull requests.",
+)
+def command(file: Path, strict: bool, as_json: bool, output_format: str) -> None:
+    """Print the models and static workers of the routing file FILE, or all of its mistakes.
+
+    Errors keep a router from using the file. Warnings are parts that have no effect or surprise.
+
+    Exit codes: 0 without errors, 1 with errors, 2 if the file could not be checked.
+    """
+    table, checked = _check(file)
+    if strict:
+        checked.errors, checked.warnings = [*checked.errors, *map(as_error, checked.warnings)], []
+    _print(checked, table, "json" if as_json else output_format)
+    if checked.errors:
+        raise SystemExit(INVALID)
+
+
+def _check(file: Path) -> tuple[routing.RoutingTable | None, Checked]:
+    checked = Checked(str(file))
     try:
+        with file.open("rb"):
+            pass
         table = routing.load(file)
+    except OSError as error:
+        raise CouldNotCheck(f"{file}: {error.strerror or 'cannot be read'}; name a readable file") from None
     except routing.RoutingError as error:
-        raise CommandFailed(str(error)) from error
-    show(output(), routing_table(table))
-    models, workers = count(len(table.models), "model"), count(len(table.workers), "static worker")
-    click.echo(f"{file}: {models}, {workers}; no problems")
+        checked.errors = errors_of(error)
+        return None, checked
+    checked.revision, checked.models, checked.workers = table.revision, len(table.models), len(table.workers)
+    checked.warnings = warnings_of(table, str(file), lint(table))
+    return table, checked
+
+
+def _print(checked: Checked, table: routing.RoutingTable | None, output_format: str) -> None:
+    findings = [*checked.errors, *checked.warnings]
+    if output_format == "json":
+        click.echo(msgspec.json.format(msgspec.json.encode(checked)).decode())
+        return
+    if output_format == "github":
+        for finding in findings:
+            click.echo(github_command(finding, Path.cwd()))
+        return
+    if table is not None:
+        show(output(), routing_table(table))
+    for finding in findings:
+        click.echo(f"vllama: {text_line(finding)}", err=True)
+    if table is not None:
+        click.echo(f"{printable(checked.file)}: {summary(checked)}")
+
+
+def summary(checked: Checked) -> str:
+    models, workers = count(checked.models, "model"), count(checked.workers, "static worker")
+    found = ((checked.errors, "error"), (checked.warnings, "warning"))
+    problems = ", ".join(count(len(findings), noun) for findings, noun in found if findings)
+    return f"{models}, {workers}; {problems or 'no problems'}"
 
 
 def count(number: int, noun: str) -> str:

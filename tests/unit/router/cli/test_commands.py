@@ -237,7 +237,7 @@ def test_check_prints_one_line_per_mistake(tmp_path: Path) -> None:
 
 def test_check_of_a_missing_file_prints_one_line(tmp_path: Path) -> None:
     result = vllama("check", str(tmp_path / "none.yaml"))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -1,0 +1,146 @@
+"""Remarks on a valid routing file: what it says, but what has no effect or surprises. Pure.
+
+Each check is a function from the table to its remarks, which `vllama check` shows as warnings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllama_pool.config.names import lookup_key
+from vllama_pool.config.routing.table import KeyPath, Place, RoutingTable
+
+if TYPE_CHECKING:
+    from vllama_pool.config.routing.model_entry import ModelEntry, Reason, Selector
+
+REASONS: tuple[Reason, ...] = ("no_worker", "overloaded", "context", "error")
+
+
+class Remark(NamedTuple):
+    path: KeyPath
+    """Of the key or value at fault."""
+    message: str
+    """"what is surprising; what to do"."""
+
+
+def lint(table: RoutingTable) -> tuple[Remark, ...]:
+    """Return all remarks, by the order of the checks."""
+    return tuple(remark for check in CHECKS for remark in check(table))
+
+
+def place_of(table: RoutingTable, path: KeyPath) -> Place | None:
+    """Return the place of a key, else of the nearest enclosing one; None for a table without a file."""
+    while path:
+        if path in table.places:
+            return table.places[path]
+        path = path[:-1]
+    return None
+
+
+def hidden_models(table: RoutingTable) -> Iterator[Remark]:
+    """Names and aliases that are the served name of another entry's target: requests by that name change sides."""
+    servers: dict[str, str] = {}
+    for name, entry in table.models.items():
+        for target in entry.targets(name):
+            servers.setdefault(lookup_key(target.model), name)
+    for name, entry in table.models.items():
+        own = {lookup_key(target.model) for target in entry.targets(name)}
+        for index, alias in enumerate(entry.aliases or ()):
+            server = servers.get(lookup_key(alias))
+            if server is not None and server != name and lookup_key(alias) not in own:
+                message = f"'{alias}' is also a model that '{server}' serves, whose own name now means '{name}'"
+                yield Remark(("models", name, "aliases", index), f"{message}; rename the alias")
+
+
+def idle_targets(table: RoutingTable) -> Iterator[Remark]:
+    for name, entry in table.models.items():
+        for index, target in enumerate(entry.targets(name)):
+            if target.weight == 0:
+                message = "gets requests only while no other target has a worker; write a weight above 0, or remove it"
+                yield Remark(("models", name, "serve", index, "weight"), f"0: '{target.model}' {message}")
+
+
+def idle_splits(table: RoutingTable) -> Iterator[Remark]:
+    """Splits of entries with one target that gets requests."""
+    for name, entry in table.models.items():
+        drawn = [target for target in entry.targets(name) if target.weight]
+        if entry.split != "request" and len(drawn) < 2:
+            yield Remark(("models", name, "split"), "has no effect on one target; add targets to 'serve', or remove it")
+
+
+def contradicting_selectors(table: RoutingTable) -> Iterator[Remark]:
+    for path, selector in _selectors(table):
+        excluded = set(selector.exclude)
+        both = sorted(excluded.intersection(selector.require))
+        if both:
+            yield Remark((*path, "require"), f"'{both[0]}' is excluded, too, so that no worker matches; remove one")
+        elif selector.any and excluded.issuperset(selector.any):
+            yield Remark((*path, "any"), "all of its tags are excluded, so that no worker matches; remove one")
+        for tag in sorted(excluded.intersection(selector.prefer)):
+            yield Remark((*path, "prefer"), f"'{tag}' is excluded, so that no worker is preferred for it; remove one")
+
+
+def useless_fallbacks(table: RoutingTable) -> Iterator[Remark]:
+    """Fallbacks to what the entry serves anyway, or listed twice."""
+    for name, entry in table.models.items():
+        own = {lookup_key(target.model) for target in entry.targets(name)}
+        for path, names in _fallback_lists(name, entry):
+            seen: set[str] = set()
+            for index, fallback in enumerate(names):
+                key = lookup_key(fallback)
+                if key in seen:
+                    yield Remark((*path, index), f"'{fallback}' is listed twice; remove one")
+                elif key in own:
+                    yield Remark((*path, index), f"'{fallback}' is served by this entry anyway; name another model")
+                seen.add(key)
+
+
+def useless_shadows(table: RoutingTable) -> Iterator[Remark]:
+    for name, entry in table.models.items():
+        shadow = entry.shadow
+        if shadow is None:
+            continue
+        if shadow.share == 0:
+            yield Remark(("models", name, "shadow", "share"), "0 copies nothing; write a share above 0, or remove it")
+        own = {lookup_key(name), *(lookup_key(target.model) for target in entry.targets(name))}
+        if lookup_key(shadow.model) in own:
+            message = f"'{shadow.model}' is what the entry serves, so that its workers get requests twice"
+            yield Remark(("models", name, "shadow", "model"), f"{message}; name another model")
+
+
+def unused_teams(table: RoutingTable) -> Iterator[Remark]:
+    teams = table.entries.teams or {}
+    used = {key.team for key in (table.entries.keys or {}).values()}
+    for name in teams:
+        if name not in used:
+            yield Remark(("teams", name), "no key belongs to it; name it as 'team' of a key, or remove it")
+
+
+CHECKS = (
+    hidden_models,
+    idle_targets,
+    idle_splits,
+    contradicting_selectors,
+    useless_fallbacks,
+    useless_shadows,
+    unused_teams,
+)
+
+
+def _selectors(table: RoutingTable) -> Iterator[tuple[KeyPath, Selector]]:
+    for name, entry in table.models.items():
+        if entry.workers is not None:
+            yield ("models", name, "workers"), entry.workers
+        for index, target in enumerate(entry.targets(name)):
+            if target.workers is not None:
+                yield ("models", name, "serve", index, "workers"), target.workers
+
+
+def _fallback_lists(name: str, entry: ModelEntry) -> Iterator[tuple[KeyPath, tuple[str, ...]]]:
+    path = ("models", name, "fallback")
+    if isinstance(entry.fallback, tuple):
+        yield path, entry.fallback
+    elif entry.fallback is not None:
+        for reason in REASONS:
+            yield (*path, reason), entry.fallbacks(reason)

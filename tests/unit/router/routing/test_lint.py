@@ -1,0 +1,123 @@
+"""Remarks on valid routing files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.tables import routing_table
+from vllama_pool.config.routing.table import Place, RoutingTable
+from vllama_pool.router.routing.lint import Remark, lint, place_of
+
+
+def remarks(**sections: Any) -> list[Remark]:
+    return list(lint(routing_table(**sections)))
+
+
+def entry_remarks(**entry: Any) -> list[tuple[str, str]]:
+    """Return the remarks on the entry "m": the last key and the message."""
+    found = remarks(models={"m": entry})
+    assert all(remark.path[:2] == ("models", "m") for remark in found)
+    return [(".".join(str(part) for part in remark.path[2:]), remark.message) for remark in found]
+
+
+def test_a_table_without_surprises_has_no_remarks() -> None:
+    assert not remarks()
+    assert not remarks(
+        models={
+            "a": {
+                "serve": [{"model": "x", "weight": 19}, {"model": "y", "weight": 1}],
+                "split": "user",
+                "aliases": ["b", "c"],
+                "fallback": ["z"],
+                "workers": {"require": ["gpu"], "any": ["a", "b"], "exclude": ["b"], "prefer": ["a"]},
+                "shadow": {"model": "z", "share": 0.1},
+            },
+            "llama*": {"serve": "x"},
+            "x": {},
+        },
+        teams={"research": {}},
+        keys={"anna": {"sha256": "0" * 64, "team": "research"}},
+    )
+
+
+def test_an_alias_that_hides_the_served_model_of_another_entry() -> None:
+    models = {"a": {"serve": "x", "aliases": ["b", "ORG/Big"]}, "c": {"serve": "org/big:latest"}}
+    assert remarks(models=models) == [
+        Remark(
+            ("models", "a", "aliases", 1),
+            "'ORG/Big' is also a model that 'c' serves, whose own name now means 'a'; rename the alias",
+        )
+    ]
+
+
+def test_an_alias_for_a_model_that_the_entry_serves_itself_hides_nothing() -> None:
+    assert not remarks(models={"a": {"serve": "x", "aliases": ["x"]}, "b": {"serve": "x"}})
+
+
+def test_a_target_of_weight_0() -> None:
+    assert entry_remarks(serve=[{"model": "x"}, {"model": "y", "weight": 0}]) == [
+        (
+            "serve.1.weight",
+            "0: 'y' gets requests only while no other target has a worker; write a weight above 0, or remove it",
+        )
+    ]
+
+
+@pytest.mark.parametrize("serve", [{}, {"serve": "x"}, {"serve": ["x"]}])
+def test_a_split_of_one_target(serve: dict[str, Any]) -> None:
+    assert entry_remarks(split="user", **serve) == [
+        ("split", "has no effect on one target; add targets to 'serve', or remove it")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("selector", "key", "message"),
+    [
+        ({"require": ["a", "b"], "exclude": ["b"]}, "require", "'b' is excluded, too, so that no worker matches"),
+        ({"any": ["a", "b"], "exclude": ["b", "a"]}, "any", "all of its tags are excluded, so that no worker matches"),
+        ({"prefer": ["a"], "exclude": ["a"]}, "prefer", "'a' is excluded, so that no worker is preferred for it"),
+    ],
+)
+def test_a_selector_that_contradicts_itself(selector: dict[str, Any], key: str, message: str) -> None:
+    assert entry_remarks(workers=selector) == [(f"workers.{key}", f"{message}; remove one")]
+    target = {"model": "x", "workers": selector}
+    assert entry_remarks(serve=[target, "y"]) == [(f"serve.0.workers.{key}", f"{message}; remove one")]
+
+
+@pytest.mark.parametrize(("fallback", "path"), [(["z", "x", "z"], ""), ({"error": ["z", "x", "z"]}, ".error")])
+def test_fallbacks_that_lead_nowhere_new(fallback: Any, path: str) -> None:
+    assert entry_remarks(serve=["x", "y"], fallback=fallback) == [
+        (f"fallback{path}.1", "'x' is served by this entry anyway; name another model"),
+        (f"fallback{path}.2", "'z' is listed twice; remove one"),
+    ]
+
+
+@pytest.mark.parametrize("model", ["m", "x"])
+def test_a_shadow_of_the_entry_itself(model: str) -> None:
+    assert entry_remarks(serve="x", shadow={"model": model, "share": 0.5}) == [
+        (
+            "shadow.model",
+            f"'{model}' is what the entry serves, so that its workers get requests twice; name another model",
+        )
+    ]
+
+
+def test_a_shadow_without_a_share() -> None:
+    assert entry_remarks(serve="x", shadow={"model": "y", "share": 0}) == [
+        ("shadow.share", "0 copies nothing; write a share above 0, or remove it")
+    ]
+
+
+def test_a_team_without_keys() -> None:
+    assert remarks(teams={"research": {}}) == [
+        Remark(("teams", "research"), "no key belongs to it; name it as 'team' of a key, or remove it")
+    ]
+
+
+def test_a_remark_is_placed_at_its_key_or_at_the_nearest_enclosing_one() -> None:
+    table = RoutingTable(places={("models",): Place("f", 1, 1), ("models", "a"): Place("f", 2, 3)})
+    assert place_of(table, ("models", "a", "serve", 0, "weight")) == Place("f", 2, 3)
+    assert place_of(table, ("models", "b")) == Place("f", 1, 1)
+    assert place_of(table, ("workers",)) is None
