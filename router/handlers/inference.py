@@ -21,6 +21,7 @@ from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operati
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.in_flight import ClientGone, InFlight
+from vllama_pool.router.routing.asker import Asker
 from vllama_pool.router.routing.resolve import ModelRoutes, Resolution, UnknownModel
 from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.server.asgi import (
@@ -32,13 +33,14 @@ from vllama_pool.router.server.asgi import (
     decode_body,
     header,
     read_body,
+    request_headers,
     send_error,
     send_response,
 )
 from vllama_pool.router.server.connection_lifetime import end_at_half_close
 from vllama_pool.router.server.disconnect import on_disconnect
 from vllama_pool.router.server.writer import response_writer
-from vllama_pool.router.telemetry.decisions import Decision, Decisions
+from vllama_pool.router.telemetry.decisions import Decision, Decisions, Fallback
 from vllama_pool.router.telemetry.request_record import (
     CLIENT_CLOSED_REQUEST,
     LOGGED_TEXT_LENGTH,
@@ -79,14 +81,18 @@ class InferenceHandler:
             record.requested, record.stream = request.model[:LOGGED_TEXT_LENGTH], request.stream
             decision = self.decisions.begin(record, arrived, len(body))
             resolution = self._resolve(operation, request.model, grant.rights, decision)
+            asker: Asker | None = None
+            if resolution.needs_asker:
+                asker = Asker(request, request_headers(scope), key=record.client, client=record.address)
+                resolution = _draw(resolution, asker, decision)
             if request.streams_answer:
                 end_at_half_close(scope)
             direct = operation.check(request, resolution.info)
             use = self.expiry.begin(resolution.listed, request.keep_alive, arrived, self.clock.time_ns())
             try:
                 if direct is None:
-                    call = ForwardRequest(operation, request, resolution, arrived, len(body), decision)
-                    del request, body  # the prompt, which `call` forgets when the response begins
+                    call = ForwardRequest(operation, request, resolution, arrived, len(body), decision, asker=asker)
+                    del request, body, asker  # the prompt, which `call` forgets when the response begins
                     grant.begin()
                     try:
                         direct = await self._forward(call, use, scope, receive, send, record)
@@ -130,8 +136,20 @@ class InferenceHandler:
             decision.record.model = error.model
             raise
         decision.resolution = resolution
+        if resolution.asked is not None:
+            decision.resolution = resolution.asked.resolution
+            decision.fallbacks = (Fallback(resolution.asked.reason, resolution.model),)
         decision.record.model = resolution.model
         return resolution
+
+
+def _draw(resolution: Resolution, asker: Asker, decision: Decision) -> Resolution:
+    """Put the weighted targets in the order for this asker."""
+    decision.identity = resolution.identity(asker)
+    drawn = resolution.drawn(decision.identity)
+    if drawn.asked is None:
+        decision.resolution = drawn
+    return drawn
 
 
 def _form_decoder(operation: Operation[Any], scope: Scope) -> Callable[[bytes], Any]:

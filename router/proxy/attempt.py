@@ -21,6 +21,7 @@ from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.preflight import Answer, Collector, run_preflight
 from vllama_pool.router.proxy.relay import Ending, Headers, Relay, incomplete
 from vllama_pool.router.proxy.stalls import StallWatch
+from vllama_pool.router.routing.asker import Asker
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.decisions import Decision
 from vllama_pool.router.telemetry.request_record import RequestRecord
@@ -68,6 +69,8 @@ class ForwardRequest:
     """Filled in for `vllama explain`."""
     caps: tuple[AdmissionQueue, ...] = ()
     """Limits on requests beyond the entry's own, such as those of an API key. Passed first, in this order."""
+    asker: Asker | None = None
+    """For rules that depend on traits of the request; None if none does, and once the client's response has begun."""
 
 
 class Requester(Protocol):

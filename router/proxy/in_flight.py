@@ -151,7 +151,7 @@ class InFlight:
         if not self.waiting:
             return
         self._stop_waiting()
-        self.call.request = None
+        self.call.request = self.call.asker = None
         shared, record = self._shared, self.record
         record.status = 200
         record.first_ms = (shared.upstream.clock.monotonic_ns() - self.call.arrived) // 1000 / 1000

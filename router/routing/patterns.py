@@ -1,0 +1,172 @@
+"""Patterns of model names, such as `llama3*`: `*` stands for any characters, also none.
+
+A pattern is compared with a name's key without the default parts, with and without the tag "latest", so that
+`llama3*` matches "llama3" and `qwen3:*` matches "qwen3". Matching takes linear time: parts are searched from left to
+right, and none is searched again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
+
+from vllama_pool.config.names import DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG, MAX_CACHED_LENGTH
+
+STAR = "*"
+FEW = 4
+"""Patterns that are tried one after the other; more are divided further."""
+SLICE = 4
+"""Characters of an inner part by which patterns without a fixed begin and end are found."""
+
+_HOST, _NAMESPACE, _LATEST = f"{DEFAULT_HOST}/", f"{DEFAULT_NAMESPACE}/", f":{DEFAULT_TAG}"
+
+T = TypeVar("T")
+Captures = tuple[str, ...]
+
+
+def spellings(key: str) -> tuple[str, ...]:
+    """Return the texts that patterns are compared with, by a name's `lookup_key`. None for a cloud name."""
+    if len(key) > MAX_CACHED_LENGTH or key.endswith((":cloud", "-cloud")):
+        return ()
+    short = key.removeprefix(_HOST).removeprefix(_NAMESPACE) if key.startswith(_HOST) else key
+    bare = short.removesuffix(_LATEST)
+    return (short,) if bare == short else (bare, short)
+
+
+class Pattern:
+    __slots__ = ("first", "last", "middle", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        parts = text.strip().lower().split(STAR)
+        parts[0] = parts[0].removeprefix(_HOST).removeprefix(_NAMESPACE)
+        self.first, *middle, self.last = parts
+        self.middle = tuple(middle)
+
+    def __repr__(self) -> str:
+        return f"<Pattern {self.text}>"
+
+    def match(self, name: str) -> Captures | None:
+        """Return the texts of the stars; the earlier ones are as short as possible. `name`: one of `spellings`."""
+        text = name.lower() if name.isascii() else name
+        first, last = self.first, self.last
+        position, end = len(first), len(text) - len(last)
+        if position > end or not (text.startswith(first) and text.endswith(last)):
+            return None
+        captures = []
+        for part in self.middle:
+            found = text.find(part, position, end)
+            if found < 0:
+                return None
+            captures.append(name[position:found])
+            position = found + len(part)
+        return (*captures, name[position:end])
+
+
+def is_pattern(name: str) -> bool:
+    return STAR in name
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[T]):
+    value: T
+    order: int
+    """Its place in the file."""
+    captures: Captures
+
+
+_Entry: TypeAlias = tuple[int, Pattern, T]
+
+
+class PatternIndex(Generic[T]):
+    """Finds the first of many patterns that matches, in a time that hardly depends on their number.
+
+    Patterns are divided by their fixed begin, those with the same begin by their end, and those with the same begin
+    and end by an inner part.
+    """
+
+    def __init__(self, patterns: Iterable[tuple[str, T]]) -> None:
+        entries = [(order, Pattern(text), value) for order, (text, value) in enumerate(patterns)]
+        self._size = len(entries)
+        self._begins = _divided(entries, [pattern.first for _, pattern, _ in entries], _Begin[T])
+
+    def __len__(self) -> int:
+        return self._size
+
+    def find(self, key: str) -> Found[T] | None:
+        """`key`: the name's `lookup_key`."""
+        best: Found[T] | None = None
+        for name in spellings(key):
+            text = name.lower() if name.isascii() else name
+            for length, begins in self._begins:
+                begin = begins.get(text[:length])
+                if begin is not None:
+                    best = begin.find(name, text, best)
+        return best
+
+
+class _Begin(Generic[T]):
+    """Patterns with the same begin."""
+
+    __slots__ = ("_ends", "_few")
+
+    def __init__(self, entries: Sequence[_Entry[T]]) -> None:
+        self._few = entries if len(entries) <= FEW else ()
+        ends = [] if self._few else list(entries)
+        self._ends = _divided(ends, [pattern.last for _, pattern, _ in ends], _Ends[T])
+
+    def find(self, name: str, text: str, best: Found[T] | None) -> Found[T] | None:
+        best = _first_match(self._few, name, best)
+        for length, ends in self._ends:
+            end = ends.get(text[len(text) - length :] if length <= len(text) else STAR)
+            if end is not None:
+                best = end.find(name, text, best)
+        return best
+
+
+class _Ends(Generic[T]):
+    """Patterns with the same begin and end."""
+
+    __slots__ = ("_few", "_slices")
+
+    def __init__(self, entries: Sequence[_Entry[T]]) -> None:
+        inner = {order: max(pattern.middle, key=len, default="")[:SLICE] for order, pattern, _ in entries}
+        divided = len(entries) > FEW
+        self._few = [entry for entry in entries if not (divided and inner[entry[0]])]
+        others = [entry for entry in entries if divided and inner[entry[0]]]
+        self._slices = _divided(others, [inner[order] for order, _, _ in others], list)
+
+    def find(self, name: str, text: str, best: Found[T] | None) -> Found[T] | None:
+        best = _first_match(self._few, name, best)
+        for length, slices in self._slices:
+            for part in {text[start : start + length] for start in range(len(text) - length + 1)} & slices.keys():
+                best = _first_match(slices[part], name, best)
+        return best
+
+
+def _first_match(entries: Iterable[_Entry[T]], name: str, best: Found[T] | None) -> Found[T] | None:
+    """Return the first match before `best`, or `best`. `entries` are in the file's order."""
+    for order, pattern, value in entries:
+        if best is not None and order >= best.order:
+            return best
+        captures = pattern.match(name)
+        if captures is not None:
+            return Found(value, order, captures)
+    return best
+
+
+_G = TypeVar("_G")
+
+
+def _divided(
+    entries: Sequence[_Entry[T]], parts: Sequence[str], build: Callable[[list[_Entry[T]]], _G]
+) -> tuple[tuple[int, Mapping[str, _G]], ...]:
+    """Group entries by their parts, and those by length."""
+    groups: dict[str, list[_Entry[T]]] = {}
+    for entry, part in zip(entries, parts, strict=True):
+        groups.setdefault(part, []).append(entry)
+    by_length: dict[int, dict[str, _G]] = {}
+    for part, group in groups.items():
+        by_length.setdefault(len(part), {})[part] = build(group)
+    return tuple(sorted(by_length.items()))

@@ -1,0 +1,209 @@
+"""The workers that may answer a request for a name, with the model's defaults and policy."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Collection, Sequence
+from copy import copy
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+
+from vllama_pool.config.names import InvalidName, lookup_key, parse
+from vllama_pool.config.routing.defaults import Defaults
+from vllama_pool.router.balance import select
+from vllama_pool.router.balance.group import Group
+from vllama_pool.router.balance.select import Policy, Untried
+from vllama_pool.router.balance.worker import Replica
+from vllama_pool.router.errors import NoWorker
+from vllama_pool.router.routing.asker import Asker
+from vllama_pool.router.routing.rules import Rule
+from vllama_pool.router.routing.splits import PER_REQUEST, identity_hash
+from vllama_pool.workers.registry.record import ModelInfo
+
+if TYPE_CHECKING:
+    from vllama_pool.config.routing.model_entry import ModelEntry
+
+RETRY_AFTER = 5
+"""Seconds, for a model without a worker."""
+
+Reason: TypeAlias = Literal["no_worker", "overloaded", "context", "error"]
+"""Why a request goes to another model: no worker serves its own, none has room, the request is too long for all, or
+their answers failed."""
+
+
+class UnknownModel(Exception):
+    """The name is not configured and was never served. The endpoint words the 404."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+        """As the client spelled it."""
+
+
+class Alternatives(Protocol):
+    """The resolutions for one name, which know each other."""
+
+    @property
+    def split(self) -> str: ...
+
+    def draw_for(self, identity: int, /) -> Resolution: ...
+
+    def next(self, reason: Reason, tried: Collection[str], /) -> Resolution | None: ...
+
+
+class Asked(NamedTuple):
+    """The model for which a fallback stands in."""
+
+    resolution: Resolution
+    """Of the requested name."""
+    reason: Reason
+
+
+class Resolution:
+    """Replicas, defaults and policy for a name. Shared by the requests for it: it has no state of one request."""
+
+    __slots__ = (
+        *("_alternatives", "asked", "defaults", "groups", "info", "key", "listed", "model", "name"),
+        *("needs_asker", "policy", "rule", "set_aside", "virtual"),
+    )
+
+    info: ModelInfo
+    """The model's description, preferably by a worker that has read its files. Unset without replicas."""
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        groups: tuple[Group, ...],
+        defaults: Defaults,
+        policy: Policy,
+        virtual: str = "",
+        *,
+        listed: str = "",
+        key: str = "",
+        rule: Rule | None = None,
+        alternatives: Alternatives | None = None,
+        needs_asker: bool = False,
+        asked: Asked | None = None,
+    ) -> None:
+        self.name = name
+        """As the client spelled it."""
+        self.model = model
+        """The canonical name for logs and metrics; of a virtual model its base's, because clients choose virtual names
+        freely. Under a pattern, the pattern."""
+        self.groups = groups
+        """The replicas of each served model, in order of preference."""
+        self.defaults = defaults
+        """The routing file's options; a virtual model's override them."""
+        self.policy = policy
+        self.virtual = virtual
+        """The listed name of the requested virtual model; "" for others."""
+        self.listed = virtual or listed or listed_name(model)
+        self.key = key or lookup_key(model)
+        """Tells the models of a chain of fallbacks apart."""
+        self.rule = rule
+        """The entry of the routing file; None for a served name without one."""
+        self.asked = asked
+        """Set for a fallback."""
+        self.set_aside = (rule.entry.maintenance or "") if rule is not None else ""
+        """The operators' message if the model is in maintenance, else ""."""
+        self._alternatives = alternatives
+        self.needs_asker = needs_asker
+        """True if its targets or policy, or a fallback's, depend on traits of the request."""
+        if groups:
+            infos = [group.info for group in groups]
+            self.info = next((info for info in infos if info.digest), infos[0])
+
+    def __repr__(self) -> str:
+        return f"<Resolution of {self.name!r}, {len(self.replicas)} replicas>"
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """All replicas now, in order."""
+        return tuple(replica for group in self.groups for replica in group.replicas)
+
+    @property
+    def entry(self) -> ModelEntry | None:
+        """The entry of the routing file, with the model's limits, time-outs and so on."""
+        return self.rule.entry if self.rule is not None else None
+
+    @property
+    def serving(self) -> bool:
+        """True if requests may go to a worker: one serves, even if it is down, and the model is not set aside."""
+        for group in self.groups:
+            if group.serving:
+                return not self.set_aside
+        return False
+
+    @property
+    def beyond_slots(self) -> int:
+        """Load minus slots, over the serving workers; negative for free slots."""
+        workers = {worker for group in self.groups for worker in group}
+        return sum(worker.beyond_slots for worker in workers if worker.serving and not worker.down)
+
+    def identity(self, asker: Asker) -> int:
+        """Return the hash of the trait that keeps its side of weighted targets; 0 if the request has none."""
+        if self._alternatives is None or self._alternatives.split == PER_REQUEST:
+            return 0
+        return identity_hash(asker.identity(self._alternatives.split))
+
+    def drawn(self, identity: int) -> Resolution:
+        """Return the resolution with the weighted targets in the order for this `identity`; at random for 0."""
+        return self if self._alternatives is None else self._alternatives.draw_for(identity)
+
+    def next(self, reason: Reason, tried: Collection[str]) -> Resolution | None:
+        """Return the next model of the chain of fallbacks that has a serving worker; None at its end.
+
+        `tried`: the `key` of each resolution that was used. Call it on the resolution of the requested name. The result
+        may need the asker, too.
+        """
+        return None if self._alternatives is None else self._alternatives.next(reason, tried)
+
+    def with_groups(self, groups: tuple[Group, ...]) -> Resolution:
+        """Return the resolution with its groups in another order."""
+        other = copy(self)
+        other.groups = groups
+        infos = [group.info for group in groups]
+        other.info = next((info for info in infos if info.digest), infos[0])
+        return other
+
+    def choose(self, tried: Collection[str], now: float, rng: random.Random) -> Replica | None:
+        """None if every worker was tried."""
+        return select.choose(self.groups, tried, now, rng, self.policy)
+
+    def count_untried(self, tried: Collection[str], now: float) -> Untried:
+        return select.count_untried(self.groups, tried, now)
+
+    def rejections(self, tried: Collection[str], now: float, chosen: Replica | None) -> dict[str, str]:
+        """Return why each other worker was not chosen, by id."""
+        reasons = select.rejections(self.groups, tried, now)
+        return {worker: reason for worker, reason in reasons.items() if chosen is None or worker != chosen.worker.id}
+
+    def no_worker(self) -> NoWorker:
+        """Return the error of a model that is set aside or without a serving worker."""
+        if self.set_aside:
+            return NoWorker(self.set_aside, model=self.model)  # without Retry-After: clients would wait, then ask again
+        return no_worker(self.name, self.model, self.replicas)
+
+
+def no_worker(name: str, model: str, replicas: Sequence[Replica]) -> NoWorker:
+    workers = {replica.worker.id: replica.worker for replica in replicas}.values()
+    if not workers:
+        why = "no worker serves it now"
+    else:
+        states = Counter("down" if worker.down else str(worker.state) for worker in workers)
+        why = "its workers are out: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        notes = {worker.last_report.note for worker in workers if worker.last_report.note}
+        if len(notes) == 1:
+            why += f" ({notes.pop()})"
+    return NoWorker(f"no worker is available for model '{name}': {why}", model=model, retry_after=RETRY_AFTER)
+
+
+@lru_cache(maxsize=4096)
+def listed_name(name: str) -> str:
+    """Return the name as Ollama lists it."""
+    try:
+        return parse(name).short
+    except InvalidName:
+        return name
