@@ -6,18 +6,23 @@ from vllama_pool.config.listen import is_loopback
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 
 
-def startup_problem(settings: RouterSettings) -> str | None:
-    """Return the first problem, or None if the router may start."""
-    return listen_problem(settings) or registry_problem(settings.registry)
+def startup_problem(settings: RouterSettings, *, file_has_keys: bool = False) -> str | None:
+    """Return the first problem, or None if the router may start. `file_has_keys`: the routing file."""
+    return listen_problem(settings, file_has_keys=file_has_keys) or registry_problem(settings.registry)
 
 
-def listen_problem(settings: RouterSettings) -> str | None:
+def needs_keys(settings: RouterSettings) -> bool:
+    """True for a public address, unless anonymous requests are allowed."""
+    return not is_loopback(settings.host) and not settings.allow_anonymous
+
+
+def listen_problem(settings: RouterSettings, *, file_has_keys: bool = False) -> str | None:
     """A public address needs API keys."""
-    if not is_loopback(settings.host) and not settings.api_keys and not settings.allow_anonymous:
+    if needs_keys(settings) and not settings.api_keys and not file_has_keys:
         return (
-            f"listening on {settings.host} lets anyone who can reach it use the models: set VLLAMA_API_KEYS "
-            "(vllama key new NAME makes a key and its line), or pass --allow-anonymous if the network is trusted, or "
-            "listen on 127.0.0.1"
+            f"listening on {settings.host} lets anyone who can reach it use the models: set VLLAMA_API_KEYS, or add "
+            "`keys` to the routing file (vllama key new NAME makes a key and its line), or pass --allow-anonymous if "
+            "the network is trusted, or listen on 127.0.0.1"
         )
     return None
 

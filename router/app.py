@@ -25,6 +25,7 @@ from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.admission.admission import Admission
 from vllama_pool.router.admission.entry_limits import request_limits
 from vllama_pool.router.admission.grant import Grant
+from vllama_pool.router.admission.keyring import Keyring
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.handlers.admin import admin_routes
@@ -172,8 +173,9 @@ def create_app(
         metrics.refused(refusal.reason)
         refusal_log.refused(refusal)
 
-    grants = {key.digest: Grant(key.name, usage=metrics.usage.of("", key.name)) for key in settings.api_keys}
-    access = Access.from_settings(settings, grants, own_names=[socket.gethostname()])
+    keyring = Keyring(settings, metrics.usage)
+    keyring.check(table)
+    access = Access.from_settings(settings, keyring.grants(table.entries, routes.names_of), [socket.gethostname()])
     dispatcher = _serve(settings, hot, handlers, lifespan)
     return Gate(dispatcher, access, finished, on_refusal, collaborators.clock.monotonic_ns)
 

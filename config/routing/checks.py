@@ -10,6 +10,7 @@ from typing import Any
 
 from vllama_pool.config import names, urls
 from vllama_pool.config.routing import schema
+from vllama_pool.config.routing.key_conflicts import find_key_conflicts
 from vllama_pool.config.routing.yaml_document import Document, Path, Problem, dotted
 
 
@@ -20,6 +21,7 @@ def find_conflicts(document: Document) -> list[Problem]:
         *_name_conflicts(document),
         *_serve_conflicts(document),
         *_worker_conflicts(document),
+        *find_key_conflicts(document),
     ]
 
 

@@ -42,11 +42,10 @@ def serve(
 
     `worker_host` is the address on which vLLM listens. Raises CannotLaunch or RoutingError before anything is started.
     """
-    problem = startup_problem(settings)
+    file_has_keys = bool(settings.routing_file and table.load(settings.routing_file).entries.keys)
+    problem = startup_problem(settings, file_has_keys=file_has_keys)
     if problem:
         raise CannotLaunch(problem)
-    if settings.routing_file:
-        table.load(settings.routing_file)
     workers = expand_groups(groups, first_port=first_worker_port, host=socket.gethostname())
     for worker in workers:
         check_worker(worker)
@@ -58,7 +57,7 @@ def serve(
     try:
         check_ports(workers, listening.getsockname()[1], lambda port: is_free(worker_host, port))
         environ = dict(os.environ)
-        keyed = bool(settings.api_keys) and not settings.allow_anonymous
+        keyed = (bool(settings.api_keys) or file_has_keys) and not settings.allow_anonymous
         where = "listening on every address" if settings.host in ("0.0.0.0", "::") else "listening"
         processes = f" ({settings.processes} processes)" if settings.processes > 1 else ""
 

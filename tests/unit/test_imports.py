@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "router/balance": {"config", "router/errors.py", "router/upstream", "workers/registry"},
     "router/routing": {"config", "config/routing", "router/errors.py", "router/balance", "workers/registry"},
-    "router/admission": {"config/routing", "router/errors.py", "router/routing", "router/telemetry"},
+    "router/admission": {"config", "config/routing", "router/errors.py", "router/routing", "router/telemetry"},
     "router/telemetry": {"router/balance", "router/instance.py"},
     "router/server": {
         *(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from vllama_pool.config.api_keys import ApiKey, digest
-from vllama_pool.config.settings import RouterSettings
+from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.config.startup_checks import listen_problem, startup_problem
 
 
@@ -35,6 +35,12 @@ def test_a_public_address_needs_keys_or_allow_anonymous(values: dict[str, Any], 
         for cure in (values["host"], "VLLAMA_API_KEYS", "--allow-anonymous", "127.0.0.1"):
             assert cure in problem
         assert "\n" not in problem
+
+
+def test_a_public_address_may_have_its_keys_in_the_routing_file() -> None:
+    assert listen_problem(settings(host="0.0.0.0"), file_has_keys=True) is None
+    assert startup_problem(settings(host="0.0.0.0", registry=RegistrySettings()), file_has_keys=True) is None
+    assert "`keys`" in str(listen_problem(settings(host="0.0.0.0")))
 
 
 def test_a_public_ollama_host_needs_keys_too(monkeypatch: pytest.MonkeyPatch) -> None:

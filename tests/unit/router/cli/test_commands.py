@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from rich.table import Table
 
-from vllama_pool.config.api_keys import identify, parse_keys
+from vllama_pool.config.api_keys import digest, identify, parse_keys
+from vllama_pool.config.routing.table import parse
 from vllama_pool.router.cli.main import main
 from vllama_pool.router.cli.tables import workers_table
 from vllama_pool.router.telemetry.worker_view import WorkerView
@@ -247,6 +248,15 @@ def test_a_new_key_is_accepted_by_a_router_with_its_entry() -> None:
     entry = result.stdout.split("VLLAMA_API_KEYS=")[1].split()[0]
     assert identify(secret, {key.digest: key.name for key in parse_keys(entry)}) == "ci"
     assert vllama("key", "new", "ci").stdout != result.stdout
+
+
+def test_a_new_key_comes_with_its_lines_for_the_routing_file() -> None:
+    for name in ("ci", "7", "0x1f", "null", "1e3"):
+        lines = vllama("key", "new", name).stdout.splitlines()
+        secret = lines[0].split()[-1]
+        table = parse("\n".join(lines[lines.index("keys:") :]).encode())
+        assert table.entries.keys is not None
+        assert {bytes.fromhex(key.sha256): each for each, key in table.entries.keys.items()} == {digest(secret): name}
 
 
 def test_a_key_name_that_makes_its_entry_ambiguous_is_refused() -> None:

@@ -1,0 +1,94 @@
+"""Grants of the keys in the settings and in the routing file, and what survives a reload."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.keys import key
+from tests.support.tables import routing_table
+from vllama_pool.config.api_keys import digest
+from vllama_pool.config.routing.table import RoutingError, RoutingTable
+from vllama_pool.config.settings import RouterSettings
+from vllama_pool.router.admission.grant import Grant
+from vllama_pool.router.admission.keyring import Keyring
+from vllama_pool.router.telemetry.usage import UsageByKey
+
+
+def keyring(usage: UsageByKey | None = None, **settings: Any) -> Keyring:
+    return Keyring(RouterSettings.model_construct(**settings), usage or UsageByKey())
+
+
+def table(*names: str, teams: dict[str, Any] | None = None, **key: Any) -> RoutingTable:
+    keys = {name: {"sha256": digest(f"{name}s-key").hex(), **key} for name in names}
+    return routing_table(keys=keys, teams=teams or {})
+
+
+def by_name(ring: Keyring, each: RoutingTable) -> dict[str, Grant]:
+    grants = ring.grants(each.entries, lambda name: ())
+    for secret, grant in grants.items():
+        assert secret == digest(f"{grant.name}s-key")
+    return {grant.name: grant for grant in grants.values()}
+
+
+def test_keys_of_the_settings_and_of_the_file_are_granted_together() -> None:
+    found = by_name(keyring(api_keys=(key("anna"),)), table("bob", teams={"blue": {}}, team="blue"))
+    assert {name: grant.team for name, grant in found.items()} == {"anna": "", "bob": "blue"}
+    assert all(grant.rights is None for grant in found.values())
+
+
+def test_a_key_may_use_what_both_it_and_its_team_allow() -> None:
+    found = by_name(keyring(), table("anna", teams={"blue": {"models": ["a", "b"]}}, team="blue", models=["b", "c"]))
+    rights = found["anna"].rights
+    assert rights is not None
+    assert [name for name in "abcd" if rights.allows(name)] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("team", "models"), [({"models": ["a"]}, {}), ({}, {"models": ["a"]}), ({"models": ["a"]}, {"models": ["*"]})]
+)
+def test_a_missing_list_allows_all_models(team: dict[str, Any], models: dict[str, Any]) -> None:
+    rights = by_name(keyring(), table("anna", teams={"blue": team}, team="blue", **models))["anna"].rights
+    assert rights is not None
+    assert rights.allows("a")
+    assert not rights.allows("b")
+
+
+def test_keys_with_the_same_models_share_their_rights() -> None:
+    found = by_name(keyring(), table("anna", "bob", teams={"blue": {"models": ["a"]}}, team="blue"))
+    assert found["anna"].rights is found["bob"].rights
+
+
+def test_a_reload_adds_and_removes_keys_and_keeps_what_they_have_used() -> None:
+    ring = keyring()
+    first = by_name(ring, table("anna", "bob"))
+    first["anna"].usage.requests = 3
+    second = by_name(ring, table("anna", "carol"))
+    assert sorted(second) == ["anna", "carol"]
+    assert second["anna"].usage.requests == 3
+    assert by_name(ring, table("bob"))["bob"].usage is first["bob"].usage
+
+
+def test_a_reload_does_not_remove_the_last_key() -> None:
+    """A file without `keys` may be a half-written one, which would open the router to everybody."""
+    ring = keyring()
+    ring.check(table())
+    ring.grants(table("anna").entries, lambda name: ())
+    with pytest.raises(RoutingError, match="has no key"):
+        ring.check(table())
+    ring.check(table("bob"))
+
+
+@pytest.mark.parametrize("settings", [{"allow_anonymous": True}, {"api_keys": (key("ci"),)}])
+def test_a_reload_removes_the_last_key_of_the_file_if_that_opens_nothing(settings: dict[str, Any]) -> None:
+    ring = keyring(**settings)
+    ring.grants(table("anna").entries, lambda name: ())
+    ring.check(table())
+
+
+def test_a_router_on_a_public_address_does_not_start_without_a_key() -> None:
+    with pytest.raises(RoutingError, match="has no key"):
+        keyring(host="0.0.0.0").check(table())
+    keyring(host="0.0.0.0").check(table("anna"))
+    keyring(host="0.0.0.0", allow_anonymous=True).check(table())
