@@ -10,7 +10,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from operator import attrgetter
+from weakref import WeakValueDictionary
 
+from vllama_pool.router.balance.selector import Condition, Preferred, Selected, Selector, Window
 from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -33,10 +35,29 @@ _position = attrgetter("position")
 class Group:
     """Replicas in the pool's order of workers. Tuples of candidates are never changed, only replaced."""
 
-    __slots__ = ("_candidates", "_due", "_info", "_members", "_next_due", "_serving", "_stale", "_standings", "_tiers")
+    __slots__ = (
+        *("__weakref__", "_candidates", "_due", "_info", "_members", "_next_due", "_parts", "_serving", "_stale"),
+        *("_standings", "_steps", "_tiers", "_window_counts", "condition", "graded", "parent", "prefer", "windows"),
+    )
 
-    def __init__(self) -> None:
-        """Nothing is computed before the first question: most names of a large fleet are rarely asked for."""
+    def __init__(
+        self, condition: Condition | None = None, parent: Group | None = None, prefer: tuple[str, ...] = ()
+    ) -> None:
+        """Nothing is computed before the first question: most names of a large fleet are rarely asked for.
+
+        `condition`: of the replicas that it has of those in `parent`.
+        """
+        self.condition = condition
+        self.parent = parent
+        self.prefer = prefer
+        """Tags of preferred workers."""
+        self.windows: tuple[int, ...] = ()
+        """The replicas' known context windows in tokens, smallest first."""
+        self.graded = False
+        """True if some replicas may suit a request better than others: by tags, or by their context windows."""
+        self._window_counts: dict[int, int] = {}
+        self._parts: WeakValueDictionary[tuple[Condition, tuple[str, ...]], Group] | None = None
+        self._steps: dict[tuple[int, int], tuple[Group, ...]] = {}
         self._members: dict[Worker, Replica] = {}  # in order of position
         self._info: ModelInfo | None = None
         self._stale: set[Worker] | None = None  # workers to place; None for all, before the first question
@@ -72,11 +93,36 @@ class Group:
     def serving(self) -> bool:
         """True if a worker serves, even one that is down."""
         if self._stale is None or self._stale:
-            return any(worker.serving for worker in self._members)
+            return any(worker.is_open for worker in self._members)
         return self._serving
 
     def replica(self, worker: Worker) -> Replica:
         return self._members[worker]
+
+    def where(self, selector: Selector) -> Group:
+        """Return the part with the selector's workers, which follows this group."""
+        return self._part(Selected(selector), selector.prefer)
+
+    @property
+    def whole(self) -> Group:
+        """The group that this one is a part of, or itself."""
+        return self.parent.whole if self.parent is not None else self
+
+    def is_within(self, other: Group) -> bool:
+        """True if it is `other` or a part of it."""
+        return self is other or (self.parent is not None and self.parent.is_within(other))
+
+    def steps(self, at_least: int, at_most: int) -> tuple[Group, ...]:
+        """Return the parts for a prompt of so many tokens, the best first; none without a replica.
+
+        The last one has all replicas but those with a window of less than `at_least`. Of the others, each has a worker
+        that those before it lack.
+        """
+        key = _threshold(self.windows, at_least), _threshold(self.windows, at_most)
+        steps = self._steps.get(key)
+        if steps is None:
+            steps = self._steps[key] = self._divide(*key)
+        return steps
 
     def candidates(self, now: float) -> Workers:
         """Serving, up and healthy workers that offer the model; in a panic, all that are not suspect."""
@@ -100,23 +146,89 @@ class Group:
         """Add a worker, or change its model."""
         worker = replica.worker
         last = next(reversed(self._members), worker)
+        known = self._members.get(worker)
+        if known is not None:
+            self._count_window(known, -1)
+        self._count_window(replica, 1)
         self._members[worker] = replica
         if last.position > worker.position:
             self._members = dict(sorted(self._members.items(), key=lambda item: item[0].position))
-        self._info = None
-        self.changed(worker)
+        for part in self._kept_parts():
+            part.follow(replica)
+        self._members_changed(worker)
 
     def leave(self, worker: Worker) -> None:
-        del self._members[worker]
-        self._info = None
-        self.changed(worker)
+        self._count_window(self._members.pop(worker), -1)
+        for part in self._kept_parts():
+            if worker in part._members:
+                part.leave(worker)
+        self._members_changed(worker)
+
+    def follow(self, replica: Replica) -> None:
+        """A replica has joined the parent, or changed there."""
+        if self.condition is None or self.condition.admits(replica):
+            self.join(replica)
+        elif replica.worker in self._members:
+            self.leave(replica.worker)
 
     def changed(self, worker: Worker) -> None:
         """The worker's state, health or refusals may have changed."""
         if self._stale is not None:
             self._stale.add(worker)
+        for part in self._kept_parts():
+            if worker in part._members:
+                part.changed(worker)
 
     # internal
+
+    def _kept_parts(self) -> tuple[Group, ...]:
+        return tuple(self._parts.values()) if self._parts else ()
+
+    def _members_changed(self, worker: Worker) -> None:
+        self._info = None
+        self._steps = {}
+        if self._stale is not None:
+            self._stale.add(worker)
+
+    def _count_window(self, replica: Replica, change: int) -> None:
+        counts, window = self._window_counts, replica.model.context_length
+        before = counts.get(window, 0)
+        counts[window] = before + change
+        if not before or not counts[window]:
+            if not counts[window]:
+                del counts[window]
+            self.windows = tuple(sorted(counts.keys() - {0}))
+            self.graded = bool(self.prefer) or len(counts) > 1
+
+    def _part(self, condition: Condition, prefer: tuple[str, ...]) -> Group:
+        if self._parts is None:
+            self._parts = WeakValueDictionary()
+        part = self._parts.get((condition, prefer))
+        if part is None:
+            part = self._parts[condition, prefer] = Group(condition, self, prefer)
+            for replica in self._members.values():
+                part.follow(replica)
+        return part
+
+    def _divide(self, at_least: int, at_most: int) -> tuple[Group, ...]:
+        large_enough = self._part(Window(at_least, unknown=True), self.prefer) if at_least else self
+        ranked = [large_enough._preferred]
+        if at_most > at_least:
+            fits = self._part(Window(at_most, unknown=False), self.prefer)
+            ranked = [fits._preferred, fits, *ranked]
+        steps: list[Group] = []
+        seen: set[Worker] = set()
+        for part in ranked:
+            if not seen.issuperset(part):
+                steps.append(part)
+                seen.update(part)
+        if large_enough and not (steps and len(steps[-1]) == len(large_enough)):
+            steps.append(large_enough)
+        return tuple(steps)
+
+    @property
+    def _preferred(self) -> Group:
+        return self._part(Preferred(self.prefer), ())
 
     def _refresh(self, now: float) -> None:
         stale = self._stale
@@ -165,7 +277,7 @@ class Group:
     def _standing(self, worker: Worker, now: float) -> int:
         """Return the worker's standing, and note when time changes it."""
         replica = self._members.get(worker)
-        if replica is None or not worker.serving:
+        if replica is None or not worker.is_open:
             return 0
         if worker.down:
             return _DOWN
@@ -180,3 +292,11 @@ class Group:
         if offers:
             standing |= (_OFFERING if healthy else 0) | (0 if worker.is_suspect(now) else _UNSUSPECTED)
         return standing
+
+
+def _threshold(windows: tuple[int, ...], tokens: int) -> int:
+    """Return the smallest window for the tokens, 0 if all are large enough; more than the largest if none is."""
+    index = bisect_left(windows, tokens)
+    if index == 0:
+        return 0
+    return windows[index] if index < len(windows) else windows[-1] + 1

@@ -167,7 +167,7 @@ class Pool:
         if worker is not None:
             before = worker.record
             worker.renew(record, found.endpoint, now)
-            if record.models != before.models:
+            if record.models != before.models or record.tags != before.tags:
                 self._index(worker, before.models, record.models)
             return worker
         worker = self._removed.pop(record.id, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from vllama_pool.router.balance.hashing import stable_hash
 from vllama_pool.router.balance.health import WorkerHealth
 from vllama_pool.router.balance.speed import MIN_FULL_TIME, Peers, Rate
 from vllama_pool.router.errors import AttemptFailed, Busy, Lost, ModelGone
@@ -37,7 +38,7 @@ class Worker:
 
     __slots__ = (
         *("id", "record", "endpoint", "slots", "position", "observers", "last_report", "reported_at", "serving"),
-        *("in_flight", "down", "health", "problem", "rate", "speed", "peers", "troubled", "_others_load"),
+        *("in_flight", "down", "health", "problem", "rate", "speed", "peers", "troubled", "_others_load", "seed"),
         *(
             "_full_share_at",
             "_peak",
@@ -47,6 +48,7 @@ class Worker:
             "_answered_busy",
             "_busy",
             "_denied_until",
+            "_set_aside",
         ),
     )
 
@@ -56,6 +58,8 @@ class Worker:
         self.endpoint = endpoint
         """The same object until the address changes."""
         self.slots = record.slots
+        self.seed = stable_hash(record.id)
+        """The same in every router."""
         self.position = 0
         """Its place in the pool's order. Set by the pool."""
         self.observers: list[Observer] = []
@@ -86,6 +90,7 @@ class Worker:
         self._answered_busy = False
         self._busy = False  # full whatever its load
         self._denied_until: dict[str, float] = {}
+        self._set_aside = ""
 
     def __repr__(self) -> str:
         slots = self.record.slots or "?"
@@ -96,6 +101,22 @@ class Worker:
         return self.last_report.state
 
     @property
+    def set_aside(self) -> str:
+        """The operators' message if they have set the worker aside, else "". It then gets no requests."""
+        return self._set_aside
+
+    @set_aside.setter
+    def set_aside(self, message: str) -> None:
+        if message != self._set_aside:
+            self._set_aside = message
+            self._changed()
+
+    @property
+    def is_open(self) -> bool:
+        """True if it serves and is not set aside. It may be down or unhealthy."""
+        return self.serving and not self._set_aside
+
+    @property
     def unresponsive(self) -> bool:
         """True if it is down or its engine sleeps: waiting requests get no answer."""
         return self.down or self.state is WorkerState.SLEEPING
@@ -104,8 +125,8 @@ class Worker:
         return self.health.is_suspect(now)
 
     def is_available(self, now: float) -> bool:
-        """True if serving, up and healthy. It may be full: that only ranks it last."""
-        return self.serving and not self.down and self.health.is_healthy(now)
+        """True if open, up and healthy. It may be full: that only ranks it last."""
+        return self.is_open and not self.down and self.health.is_healthy(now)
 
     @property
     def load(self) -> int:
@@ -115,6 +136,11 @@ class Worker:
         lags: vLLM may still count requests that we have finished.
         """
         return self.in_flight + self._others_load
+
+    @property
+    def others_load(self) -> int:
+        """Requests of other routers, by its latest report."""
+        return self._others_load
 
     @property
     def full(self) -> bool:
@@ -161,6 +187,10 @@ class Worker:
     def offers(self, model: str, now: float) -> bool:
         """False for DENIAL_DURATION after it answered 404 for the model."""
         return not self._denied_until or self._denied_until.get(model, now) <= now
+
+    def denied_for(self, model: str, now: float) -> float:
+        """Return the seconds for which it does not offer the model."""
+        return max(0.0, self._denied_until.get(model, now) - now)
 
     def next_change(self, model: str, now: float) -> float:
         """Return the time at which, without an event, its health changes or it offers the model again."""

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 from vllama_pool.config.names import InvalidName, lookup_key, parse
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.balance import select
+from vllama_pool.router.balance.demand import PLAIN, Demand
+from vllama_pool.router.balance.examine import CandidateView, examine, rejections
 from vllama_pool.router.balance.group import Group
-from vllama_pool.router.balance.select import Policy, Untried
+from vllama_pool.router.balance.policies.policy import Policy
+from vllama_pool.router.balance.select import Untried
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import NoWorker
 from vllama_pool.router.routing.asker import Asker
@@ -140,7 +143,7 @@ class Resolution:
     def beyond_slots(self) -> int:
         """Load minus slots, over the serving workers; negative for free slots."""
         workers = {worker for group in self.groups for worker in group}
-        return sum(worker.beyond_slots for worker in workers if worker.serving and not worker.down)
+        return sum(worker.beyond_slots for worker in workers if worker.is_open and not worker.down)
 
     def identity(self, asker: Asker) -> int:
         """Return the hash of the trait that keeps its side of weighted targets; 0 if the request has none."""
@@ -168,16 +171,26 @@ class Resolution:
         other.info = next((info for info in infos if info.digest), infos[0])
         return other
 
-    def choose(self, tried: Collection[str], now: float, rng: random.Random) -> Replica | None:
+    def choose(self, tried: Collection[str], now: float, rng: random.Random, demand: Demand = PLAIN) -> Replica | None:
         """None if every worker was tried."""
-        return select.choose(self.groups, tried, now, rng, self.policy)
+        return select.choose(self.groups, tried, now, rng, self.policy, demand)
 
-    def count_untried(self, tried: Collection[str], now: float) -> Untried:
-        return select.count_untried(self.groups, tried, now)
+    def peek(self, tried: Collection[str], now: float, rng: random.Random, demand: Demand = PLAIN) -> Replica | None:
+        """Return what `choose` would return, without effect."""
+        return select.peek(self.groups, tried, now, rng, self.policy, demand)
 
-    def rejections(self, tried: Collection[str], now: float, chosen: Replica | None) -> dict[str, str]:
+    def examine(self, tried: Collection[str], now: float, demand: Demand = PLAIN) -> tuple[CandidateView, ...]:
+        """Return every replica, with all terms of a choice."""
+        return examine(self.groups, tried, now, self.policy, demand)
+
+    def count_untried(self, tried: Collection[str], now: float, demand: Demand = PLAIN) -> Untried:
+        return select.count_untried(self.groups, tried, now, demand)
+
+    def rejections(
+        self, tried: Collection[str], now: float, chosen: Replica | None, demand: Demand = PLAIN
+    ) -> dict[str, str]:
         """Return why each other worker was not chosen, by id."""
-        reasons = select.rejections(self.groups, tried, now)
+        reasons = rejections(self.groups, tried, now, self.policy, demand)
         return {worker: reason for worker, reason in reasons.items() if chosen is None or worker != chosen.worker.id}
 
     def no_worker(self) -> NoWorker:

@@ -13,8 +13,9 @@ from vllama_pool.config.names import MAX_CACHED_LENGTH, lookup_key
 from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.config.routing.table import LEAST_LOAD, RoutingTable
 from vllama_pool.router.balance.group import Group
+from vllama_pool.router.balance.policies.policy import Policy
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.balance.select import POLICIES, Policy
+from vllama_pool.router.balance.select import POLICIES
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.routing.known import Chain, Known
 from vllama_pool.router.routing.resolution import (

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+import msgspec
+
+from vllama_pool.router.balance.demand import Demand
 from vllama_pool.router.balance.group import Group
+from vllama_pool.router.balance.policies.policy import Policy
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.upstream.interface import Endpoint
@@ -39,11 +45,18 @@ def found(
     return Discovered(record, Endpoint(worker_id, 8100), load)
 
 
-def pool_of(clock: Clock, *workers: Discovered, settled: bool = True) -> Pool:
-    """A pool of these workers; `settled`: past their slow start."""
+def tagged(worker_id: str, *tags: str, model: ModelInfo | None = None) -> Discovered:
+    """A discovered worker with these tags."""
+    one = found(worker_id, model or "m")
+    return Discovered(msgspec.structs.replace(one.record, tags=tags), one.endpoint)
+
+
+def pool_of(clock: Clock, *workers: Discovered, settled: bool = True, slots: int | None = None) -> Pool:
+    """A pool of these workers; `settled`: past their slow start. `slots`: of each."""
     pool = Pool(clock)
     for worker in workers:
-        pool.put(worker)
+        record = worker.record if slots is None else msgspec.structs.replace(worker.record, slots=slots)
+        pool.put(Discovered(record, worker.endpoint, worker.load))
     if settled:
         clock.advance(60)
     return pool
@@ -63,6 +76,27 @@ def group(pool: Pool, name: str = "m") -> tuple[Group, ...]:
 
 def ids(targets: Iterable[Replica]) -> list[str]:
     return sorted(target.worker.id for target in targets)
+
+
+class Counting(tuple[Worker, ...]):
+    """Counts the workers that are looked at."""
+
+    looks: int
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Worker]:
+        self.looks += len(self)
+        return super().__iter__()
+
+
+class FirstCandidate(Policy):
+    """Picks the first candidate."""
+
+    def pick(self, candidates: Sequence[Worker], now: float, rng: random.Random, demand: Demand) -> Worker:
+        return candidates[0]
 
 
 READY = LoadReport()

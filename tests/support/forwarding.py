@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.balance import Clock, found, group, pool_of
+from tests.support.balance import Clock, FirstCandidate, found, group, pool_of
 from tests.support.protocol import event
 from tests.support.upstream import FakeClient, FakeResponse, Hang, RecordingWriter, Script
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
@@ -157,7 +157,7 @@ class Fleet:
     ) -> InFlight:
         """Admit a request of the present task."""
         body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}).encode()
-        resolution = Resolution("m", "m", group(self.pool), NO_DEFAULTS, lambda workers, *_: workers[0])
+        resolution = Resolution("m", "m", group(self.pool), NO_DEFAULTS, FirstCandidate())
         size = len(body) if size is None else size
         self.records.append(RequestRecord(id="id", operation="chat", client=""))
         self.decision = Decision(self.record, 0, size)

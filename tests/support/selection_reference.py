@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Sequence
 
-from vllama_pool.router.balance.select import Policy, Untried
+from vllama_pool.router.balance.demand import PLAIN, Demand
+from vllama_pool.router.balance.policies.policy import Policy
+from vllama_pool.router.balance.select import Untried
 from vllama_pool.router.balance.worker import Replica, Worker
 
 Replicas = Sequence[Replica]
@@ -21,11 +23,11 @@ def healthy(group: Replicas, now: float) -> list[Replica]:
 
 
 def unhealthy(group: Replicas, now: float) -> list[Replica]:
-    return [replica for replica in group if replica.worker.serving and not replica.worker.down]
+    return [replica for replica in group if replica.worker.is_open and not replica.worker.down]
 
 
 def down(group: Replicas, now: float) -> list[Replica]:
-    return [replica for replica in group if replica.worker.serving and replica.worker.down]
+    return [replica for replica in group if replica.worker.is_open and replica.worker.down]
 
 
 def choose(
@@ -35,7 +37,7 @@ def choose(
         for group in groups:
             candidates = [replica for replica in tier(group, now) if replica.worker.id not in tried]
             if candidates:
-                chosen = policy([replica.worker for replica in candidates], now, rng)
+                chosen = policy.choose([replica.worker for replica in candidates], now, rng, PLAIN)
                 return next(replica for replica in candidates if replica.worker is chosen)
     return None
 
@@ -48,15 +50,16 @@ def count_untried(groups: Sequence[Replicas], tried: Collection[str], now: float
     return Untried(len(first), len(others - first))
 
 
-class RoundRobin:
+class RoundRobin(Policy):
     """Picks the least recently chosen worker; of several that were never chosen, the first."""
 
     def __init__(self) -> None:
         self._turn = 0
         self._last_turn: dict[str, int] = {}
 
-    def __call__(self, candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
-        chosen = min(candidates, key=lambda worker: self._last_turn.get(worker.id, -1))
+    def pick(self, candidates: Sequence[Worker], now: float, rng: random.Random, demand: Demand) -> Worker:
+        return min(candidates, key=lambda worker: self._last_turn.get(worker.id, -1))
+
+    def record(self, chosen: Worker, candidates: Sequence[Worker], demand: Demand) -> None:
         self._turn += 1
         self._last_turn[chosen.id] = self._turn
-        return chosen

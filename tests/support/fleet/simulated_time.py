@@ -18,8 +18,9 @@ from functools import partial
 
 from tests.support.balance import group
 from vllama_pool.router.balance.lease import Completed, Lease
+from vllama_pool.router.balance.policies.policy import Policy
 from vllama_pool.router.balance.pool import Discovered, Pool
-from vllama_pool.router.balance.select import Policy, choose
+from vllama_pool.router.balance.select import choose
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord
 

@@ -5,7 +5,6 @@ After each event, the candidates that the pool keeps up to date are compared wit
 
 import random
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,10 +13,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from tests.support import selection_reference as reference
 from tests.support.balance import Clock, found, group
 from vllama_pool.config.names import lookup_key
+from vllama_pool.router.balance.demand import Demand
 from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.lease import Abandoned, Completed, Errored, Lease, Outcome
+from vllama_pool.router.balance.policies.least_load import least_load
+from vllama_pool.router.balance.policies.policy import Policy
+from vllama_pool.router.balance.policies.round_robin import RoundRobin
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.balance.select import RoundRobin, choose, count_untried, least_load
+from vllama_pool.router.balance.select import choose, count_untried
 from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 from vllama_pool.workers.registry.record import LoadReport, WorkerState
@@ -41,10 +44,15 @@ OUTCOMES = st.one_of(
 )
 
 
-def last_of(seen: list[list[str]], workers: Sequence[Worker], now: float, rng: random.Random) -> Worker:
-    """A policy that notes the candidates."""
-    seen.append([worker.id for worker in workers])
-    return workers[-1]
+class LastOf(Policy):
+    """Notes the candidates."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[str]] = []
+
+    def pick(self, candidates: Sequence[Worker], now: float, rng: random.Random, demand: Demand) -> Worker:
+        self.seen.append([worker.id for worker in candidates])
+        return candidates[-1]
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -96,6 +104,12 @@ class PoolMachine(RuleBasedStateMachine):
         if method == "mark_up":
             self.refused.discard(worker_id)
 
+    @rule(worker_id=IDS, message=st.sampled_from(["", "rebuilt"]))
+    def set_aside(self, worker_id: str, message: str) -> None:
+        worker = self.pool.get(worker_id)
+        if worker is not None:
+            worker.set_aside = message
+
     @rule(seconds=st.one_of(st.floats(0, 20), st.sampled_from([3.0, 5.0, 10.0])))
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -112,6 +126,7 @@ class PoolMachine(RuleBasedStateMachine):
         worker = chosen.worker
         assert worker.id not in tried
         assert worker.state is WorkerState.READY
+        assert not worker.set_aside
         assert worker is self.pool.get(worker.id)
         if left.healthy:
             assert not worker.down
@@ -159,14 +174,13 @@ class PoolMachine(RuleBasedStateMachine):
         for names in (("m",), ("lora",), ("m", "lora"), ("M", "m:latest", "m")):
             groups, plain = self.groups(names), self.plain_groups(names)
             for tried in ((), ("a",), ("a", "b", "c")):
-                seen: list[list[str]] = []
-                policy = partial(last_of, seen)
+                policy = LastOf()
                 ours = choose(groups, tried, now, self.rng, policy)
                 assert ours == reference.choose(plain, tried, now, self.rng, policy)
-                assert seen[1:] == seen[:1]
+                assert policy.seen[1:] == policy.seen[:1]
                 assert count_untried(groups, tried, now) == reference.count_untried(plain, tried, now)
             assert any(one.serving for one in groups) == any(
-                replica.worker.serving for replicas in plain for replica in replicas
+                replica.worker.is_open for replicas in plain for replica in replicas
             )
 
     def groups(self, names: Sequence[str]) -> tuple[Group, ...]:

@@ -1,25 +1,15 @@
-"""Eligibility of workers, and the choices of the policies."""
+"""Eligibility of workers, and the choices of least-load among them."""
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
-
-import pytest
 
 from tests.support.balance import DRAINING, RESTARTING, Clock, found, group, pool_of, worker_in
+from vllama_pool.router.balance.examine import rejections
 from vllama_pool.router.balance.lease import Completed, Errored
+from vllama_pool.router.balance.policies.least_load import least_load
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.balance.select import (
-    POLICIES,
-    RoundRobin,
-    Untried,
-    choose,
-    count_untried,
-    least_load,
-    rejections,
-)
-from vllama_pool.router.balance.worker import SLOW_START, Worker
+from vllama_pool.router.balance.select import Untried, choose, count_untried
+from vllama_pool.router.balance.worker import SLOW_START
 from vllama_pool.router.errors import Faulty, Lost, ModelGone
 from vllama_pool.workers.registry.record import LoadReport
 
@@ -51,29 +41,6 @@ def test_equal_workers_are_chosen_equally_often_whatever_their_order() -> None:
     chosen = picks(pool, clock, 6000)
     assert set(chosen) == set("abcdef")
     assert max(chosen.values()) < 1.15 * min(chosen.values())
-
-
-class Counting(tuple[Worker, ...]):
-    """Counts the workers that are looked at."""
-
-    looks: int
-
-    def __getitem__(self, index: Any) -> Any:
-        self.looks += 1
-        return super().__getitem__(index)
-
-    def __iter__(self) -> Iterator[Worker]:
-        self.looks += len(self)
-        return super().__iter__()
-
-
-def test_least_load_looks_at_four_of_a_thousand_workers() -> None:
-    clock = Clock()
-    workers = Counting(worker_in(pool_of(clock, found(str(number))), str(number)) for number in range(1000))
-    workers.looks = 0
-    chosen = {least_load(workers, clock(), random.Random(seed)).id for seed in range(50)}
-    assert workers.looks == 4 * 50
-    assert len(chosen) > 40
 
 
 def test_the_less_busy_worker_is_chosen() -> None:
@@ -211,52 +178,6 @@ def test_a_healthy_fallback_model_is_preferred_to_a_suspect_replica() -> None:
     assert chosen() == "first"
 
 
-def test_the_four_workers_that_least_load_compares_are_different_and_drawn_evenly() -> None:
-    clock = Clock()
-    pool = pool_of(clock, *(found(name, load=LoadReport(running=index)) for index, name in enumerate("abcdef")))
-    chosen = picks(pool, clock, 6000)
-    assert set(chosen) == set("abc"), "of four different workers, one of the three least busy is the least busy"
-    assert chosen["a"] / 6000 == pytest.approx(4 / 6, abs=0.03)
-    assert chosen["b"] / 6000 == pytest.approx(4 / 15, abs=0.03)
-
-
-def test_round_robin_takes_turns_while_workers_join_and_leave() -> None:
-    clock = Clock()
-    pool = pool_of(clock, *(found(name) for name in "abc"))
-    policy, rng = RoundRobin(), random.Random(1)
-
-    def turn(*names: str) -> str:
-        return policy([worker_in(pool, name) for name in names], clock(), rng).id
-
-    assert [turn("a", "b", "c") for _ in range(4)] == ["a", "b", "c", "a"]
-    assert [turn("a", "c") for _ in range(3)] == ["c", "a", "c"]
-    assert turn("a", "b", "c") == "b"
-
-
-def test_round_robin_sorts_the_same_candidates_only_once() -> None:
-    clock = Clock()
-    workers = Counting(worker_in(pool_of(clock, found(str(number))), str(number)) for number in range(100))
-    workers.looks = 0
-    policy, rng = RoundRobin(), random.Random(1)
-    assert [policy(workers, clock(), rng).id for _ in range(300)] == [str(number % 100) for number in range(300)]
-    assert workers.looks == 100 + 300
-
-
-def test_round_robin_counts_turns_among_other_candidates() -> None:
-    clock = Clock()
-    a, b, c = (worker_in(pool_of(clock, found(name)), name) for name in "abc")
-    policy, rng = RoundRobin(), random.Random(1)
-    first, second = (a, b), (b, c)
-    assert [policy(workers, clock(), rng).id for workers in (first, second, first, second, first)] == [
-        *("a", "b", "a", "c", "b"),
-    ]
-
-
-def test_each_round_robin_policy_has_its_own_state() -> None:
-    assert POLICIES["round-robin"]() is not POLICIES["round-robin"]()
-    assert POLICIES["least-load"]() is least_load
-
-
 def test_a_worker_that_fails_fast_does_not_attract_every_request() -> None:
     clock = Clock()
     pool = pool_of(clock, found("broken"), found("busy", load=LoadReport(running=4)))
@@ -290,7 +211,7 @@ def test_rejections_give_the_reason_for_each_worker() -> None:
     for _ in range(5):
         pool.lease(worker_in(pool, "failing")).release(Errored(Faulty("boom")))
     pool.lease(worker_in(pool, "denied"), "m").release(Errored(ModelGone("no such model")))
-    assert rejections(group(pool), ["tried"], clock()) == {
+    assert rejections(group(pool), ["tried"], clock(), least_load) == {
         "busy": "full, score 2.00",
         "denied": "answered 404 for m",
         "draining": "draining",

@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from tests.support.fleet.simulated_time import Figures, Fleet, Throughput, answer_lengths, batched, shared, streams
-from vllama_pool.router.balance.select import Policy, RoundRobin, least_load
+from vllama_pool.router.balance.demand import Demand
+from vllama_pool.router.balance.policies.least_load import least_load
+from vllama_pool.router.balance.policies.policy import Policy
+from vllama_pool.router.balance.policies.round_robin import RoundRobin
 from vllama_pool.router.balance.worker import Worker
 
 SPEEDS = (0.5, 0.5, 1.0, 1.0, 1.0, 1.5, 2.0, 2.0)
@@ -61,14 +64,15 @@ def test_round_robin_overloads_slow_workers_and_starves_fast_ones(engine: str) -
     assert sum(least.tokens) > 1.8 * sum(slow_and_fast.tokens)
 
 
-def stale_argmin(candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
-    """A policy that herds: every router picks the globally least busy worker of the last reports."""
+class StaleArgmin(Policy):
+    """Herds: every router picks the globally least busy worker of the last reports."""
 
-    def reported(worker: Worker) -> int:
-        return worker.last_report.running + worker.last_report.waiting
+    def pick(self, candidates: Sequence[Worker], now: float, rng: random.Random, demand: Demand) -> Worker:
+        def reported(worker: Worker) -> int:
+            return worker.last_report.running + worker.last_report.waiting
 
-    best = min(map(reported, candidates))
-    return rng.choice([worker for worker in candidates if reported(worker) == best])
+        best = min(map(reported, candidates))
+        return rng.choice([worker for worker in candidates if reported(worker) == best])
 
 
 def open_loop(policy: Callable[[], Policy]) -> Figures:
@@ -83,7 +87,7 @@ def open_loop(policy: Callable[[], Policy]) -> Figures:
 
 
 def test_least_of_four_does_not_herd_on_stale_reports() -> None:
-    ours, stale, turns = (open_loop(policy) for policy in (stateless(least_load), stateless(stale_argmin), RoundRobin))
+    ours, stale, turns = (open_loop(policy) for policy in (stateless(least_load), StaleArgmin, RoundRobin))
     assert statistics.mean(ours.latencies) < 0.5 * statistics.mean(stale.latencies)
     assert statistics.mean(ours.latencies) < 0.7 * statistics.mean(turns.latencies)
     assert statistics.mean(ours.waits) < 0.1

@@ -10,7 +10,7 @@ from tests.support.balance import DRAINING, RESTARTING, Clock, found, ids, pool_
 from tests.support.keys import rights
 from tests.support.tables import routing_table
 from vllama_pool.config.routing.table import RoutingTable
-from vllama_pool.router.balance.select import RoundRobin
+from vllama_pool.router.balance.policies.round_robin import RoundRobin
 from vllama_pool.router.errors import NoWorker
 from vllama_pool.router.routing.resolve import ModelRoutes, UnknownModel
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo

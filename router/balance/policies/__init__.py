@@ -1,0 +1,1 @@
+"""Policies: which of several candidates gets a request."""
