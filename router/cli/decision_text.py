@@ -22,18 +22,33 @@ def _facts(decision: DecisionView) -> Iterator[tuple[str, str]]:
     yield "arrived", f"{arrived:%Y-%m-%d %H:%M:%S UTC}"
     yield "operation", decision.operation
     yield "asked for", decision.requested
-    yield "model", decision.model or "unknown"
+    yield "model", _rule(decision)
+    if decision.target:
+        yield "target", _target(decision)
     if decision.served:
         yield "served by", f"{decision.served} on {decision.worker}"
     for move in decision.fallbacks:
         yield "fallback", f"to {move.target}, because of {move.reason}, after {_count(move.attempts, 'attempt')}"
     if decision.key:
-        yield "key", decision.key
+        yield "key", f"{decision.key} of team {decision.team}" if decision.team else decision.key
     if decision.identity:
         yield "identity", f"hash {decision.identity}"
     yield "sizes", _sizes(decision)
     yield "times", _times(decision)
     yield "result", f"{decision.status} {decision.outcome}" if decision.outcome else "still running"
+
+
+def _rule(decision: DecisionView) -> str:
+    if not decision.model:
+        return "unknown"
+    return f"{decision.model} by {decision.place}" if decision.place else decision.model
+
+
+def _target(decision: DecisionView) -> str:
+    if not decision.split:
+        return decision.target
+    kept = "drawn at random" if decision.shares else f"kept by the {decision.split}"
+    return f"{decision.target}, {kept}"
 
 
 def _sizes(decision: DecisionView) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 from typing import TypeAlias
 
 from vllama_pool.router.balance.group import Group
-from vllama_pool.router.routing.resolution import Reason, Resolution
+from vllama_pool.router.routing.resolution import Reason, Resolution, target_name
 from vllama_pool.router.routing.splits import PER_REQUEST, random_times, sticky_times
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
@@ -51,6 +51,16 @@ class Known:
         if not identity:
             return self._ordered(random_times(self._weights, self._rng))
         return self._ordered(sticky_times(self._weights, self._seeds, identity))
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """The share of the requests that each served model gets first."""
+        weights = self._weights if any(self._weights) else (1.0, *(0.0 for _ in self.base.groups[1:]))
+        shares: dict[str, float] = {}
+        for group, weight in zip(self.base.groups, weights, strict=True):
+            name = target_name(group)
+            shares[name] = shares.get(name, 0.0) + weight / sum(weights)
+        return shares
 
     def chain(self, reason: Reason) -> Chain:
         """Return the models that may answer instead, in order."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
@@ -49,6 +49,9 @@ class Alternatives(Protocol):
 
     @property
     def split(self) -> str: ...
+
+    @property
+    def shares(self) -> Mapping[str, float]: ...
 
     def draw_for(self, identity: int, /) -> Resolution: ...
 
@@ -140,6 +143,28 @@ class Resolution:
         return False
 
     @property
+    def place(self) -> str:
+        """FILE:LINE of the entry; "" for a served name without one, or a table without a file."""
+        return str(self.rule.place) if self.rule is not None and self.rule.place is not None else ""
+
+    @property
+    def split(self) -> str:
+        """The trait that keeps its side of weighted targets; "request" for none."""
+        return PER_REQUEST if self._alternatives is None else self._alternatives.split
+
+    @property
+    def target(self) -> str:
+        """The served model that comes first; "" without replicas."""
+        return target_name(self.groups[0]) if self.groups else ""
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """The share of the requests that each served model gets first; empty without replicas."""
+        if not self.groups:
+            return {}
+        return {self.target: 1.0} if self._alternatives is None else self._alternatives.shares
+
+    @property
     def beyond_slots(self) -> int:
         """Load minus slots, over the serving workers; negative for free slots."""
         workers = {worker for group in self.groups for worker in group}
@@ -198,6 +223,10 @@ class Resolution:
         if self.set_aside:
             return NoWorker(self.set_aside, model=self.model)  # without Retry-After: clients would wait, then ask again
         return no_worker(self.name, self.model, self.replicas)
+
+
+def target_name(group: Group) -> str:
+    return group.first.model.name
 
 
 def no_worker(name: str, model: str, replicas: Sequence[Replica]) -> NoWorker:

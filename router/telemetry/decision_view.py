@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -10,6 +11,8 @@ from vllama_pool.router.telemetry.decisions import Choice, Decision, Decisions
 
 DECISIONS = "decisions"
 """Name of the report of a process's decisions."""
+NO_WORKER = "no_worker"
+"""A reason for a fallback."""
 ONE_DECISION = "decision"
 """Name of the question for one decision; its argument is a request id."""
 
@@ -52,6 +55,17 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     worker: str = ""
     key: str = ""
     """The API key's name."""
+    team: str = ""
+    place: str = ""
+    """FILE:LINE of the entry."""
+    virtual: str = ""
+    """The virtual model that was requested."""
+    target: str = ""
+    """The served model that was drawn, whatever answered; "" if the request was refused before."""
+    shares: dict[str, float] = {}
+    """Of all targets, if the draw was random."""
+    split: str = ""
+    """The trait that keeps its side of the targets; "" if there is one target only."""
     identity: str = ""
     """Hash that decides the side of a split, in 16 hex digits."""
     bytes: int = 0
@@ -99,6 +113,7 @@ def view_decision(decision: Decision, offset: int) -> DecisionView:
         for index, choice in enumerate(decision.choices)
     )
     return DecisionView(
+        **_route(decision),
         id=record.id,
         time=_unix(decision, offset),
         operation=record.operation,
@@ -107,6 +122,7 @@ def view_decision(decision: Decision, offset: int) -> DecisionView:
         served=record.served,
         worker=record.worker,
         key=record.client,
+        team=record.team,
         identity=f"{decision.identity:016x}" if decision.identity else "",
         bytes=decision.size,
         prompt_tokens=record.prompt_tokens,
@@ -154,6 +170,22 @@ def _view_attempt(choice: Choice, failure: str) -> AttemptView:
         for worker, rank in zip(choice.compared, choice.ranks, strict=False)
     )
     return AttemptView(choice.worker, failure, tuple(compared))
+
+
+def _route(decision: Decision) -> dict[str, Any]:
+    resolution, moves = decision.resolution, decision.fallbacks
+    if resolution is None:
+        return {}
+    shares = dict(resolution.shares)
+    split = resolution.split if len(shares) > 1 else ""
+    stand_in = bool(moves) and moves[0].reason == NO_WORKER and not moves[0].attempts
+    return {
+        "place": resolution.place,
+        "virtual": resolution.virtual,
+        "target": decision.record.served if stand_in else resolution.target,
+        "shares": shares if len(shares) > 1 and not decision.identity and not stand_in else {},
+        "split": split,
+    }
 
 
 def _unix(decision: Decision, offset: int) -> float:

@@ -7,7 +7,7 @@ somebody asks.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -21,6 +21,21 @@ class Resolved(Protocol):
 
     model: str
     """The canonical name: the entry's, or the served one."""
+    virtual: str
+    """The virtual model's name; "" for others."""
+
+    @property
+    def place(self) -> str:
+        """FILE:LINE of the entry; "" for a served name without one."""
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def target(self) -> str: ...
+
+    @property
+    def shares(self) -> Mapping[str, float]: ...
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):

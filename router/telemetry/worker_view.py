@@ -9,6 +9,13 @@ import msgspec
 from vllama_pool.router.balance.worker import Worker
 
 
+class ServedModel(msgspec.Struct, frozen=True):
+    name: str
+    aliases: tuple[str, ...] = ()
+    context_length: int = 0
+    """Tokens; 0 if unknown."""
+
+
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     url: str
@@ -31,6 +38,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     engine_version: str
     speed: float
     """Relative to the median of its model's workers."""
+    served: tuple[ServedModel, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 def view_worker(worker: Worker, now: float) -> WorkerView:
@@ -52,6 +61,8 @@ def view_worker(worker: Worker, now: float) -> WorkerView:
         engine=record.engine,
         engine_version=record.engine_version,
         speed=round(worker.speed, 3),
+        served=tuple(ServedModel(model.name, model.aliases, model.context_length) for model in record.models),
+        tags=record.tags,
     )
 
 

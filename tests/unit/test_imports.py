@@ -128,7 +128,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "router/cli": {"config", "config/routing", "router/compat", "router/routing", "router/telemetry"},
     "router/cli/commands": {
         *("config", "config/routing", "router/cli", "router/compat", "router/instance.py", "router/supervisor"),
-        *("router/routing", "router/telemetry", "workers/agent", "workers/process", "workers/vllm"),
+        *("router/balance", "router/routing", "router/telemetry"),
+        *("workers/agent", "workers/process", "workers/registry", "workers/vllm"),
     },
     "router/__main__.py": {"router/cli"},
 }

@@ -10,7 +10,9 @@ import msgspec
 from vllama_pool.config.printable import printable
 from vllama_pool.config.routing import table as routing
 from vllama_pool.router.cli.commands.common import CommandFailed
+from vllama_pool.router.cli.commands.router_client import url_option
 from vllama_pool.router.cli.commands.terminal import output, show
+from vllama_pool.router.cli.comparison import ComparisonView, comparison_text, view_comparison
 from vllama_pool.router.cli.findings import Finding, as_error, errors_of, github_command, text_line, warnings_of
 from vllama_pool.router.cli.tables import routing_table
 from vllama_pool.router.routing.lint import lint
@@ -26,16 +28,18 @@ class CouldNotCheck(CommandFailed):
     exit_code = COULD_NOT_CHECK
 
 
-class Checked(msgspec.Struct):
+class Checked(msgspec.Struct, omit_defaults=True):
     """The output of `--json`."""
 
     file: str
-    revision: str = ""
+    revision: str
     """"" for an invalid file."""
-    models: int = 0
-    workers: int = 0
-    errors: list[Finding] = []
-    warnings: list[Finding] = []
+    models: int
+    workers: int
+    errors: list[Finding]
+    warnings: list[Finding]
+    against: ComparisonView | None = None
+    """Only with `--against`."""
 
 
 @click.command("check", short_help="Validate a routing file.")
@@ -49,23 +53,47 @@ class Checked(msgspec.Struct):
     default="text",
     help="json: one object. github: workflow commands, which GitHub shows in pull requests.",
 )
-def command(file: Path, strict: bool, as_json: bool, output_format: str) -> None:
+@click.option(
+    "--against",
+    "source",
+    metavar="last|RECORDING",
+    help="Replay recorded requests, and show what would change: the latest of a running router, or a file that was "
+    "saved from GET /admin/decisions.",
+)
+@click.option(
+    "--current",
+    type=click.Path(path_type=Path),
+    help="With --against: compare with this routing file instead of with what happened.",
+)
+@url_option
+def command(
+    file: Path,
+    strict: bool,
+    as_json: bool,
+    output_format: str,
+    source: str | None,
+    current: Path | None,
+    base_url: str | None,
+) -> None:
     """Print the models and static workers of the routing file FILE, or all of its mistakes.
 
     Errors keep a router from using the file. Warnings are parts that have no effect or surprise.
 
-    Exit codes: 0 without errors, 1 with errors, 2 if the file could not be checked.
+    Exit codes: 0 without errors, 1 with errors or if recorded requests would become unroutable, 2 if the file could
+    not be checked.
     """
     table, checked = _check(file)
+    if source is not None and table is not None:
+        checked.against = _compare(source, table, current, base_url)
     if strict:
         checked.errors, checked.warnings = [*checked.errors, *map(as_error, checked.warnings)], []
     _print(checked, table, "json" if as_json else output_format)
-    if checked.errors:
+    if checked.errors or (checked.against is not None and checked.against.unroutable):
         raise SystemExit(INVALID)
 
 
 def _check(file: Path) -> tuple[routing.RoutingTable | None, Checked]:
-    checked = Checked(str(file))
+    checked = Checked(str(file), "", 0, 0, [], [])
     try:
         with file.open("rb"):
             pass
@@ -78,6 +106,16 @@ def _check(file: Path) -> tuple[routing.RoutingTable | None, Checked]:
     checked.revision, checked.models, checked.workers = table.revision, len(table.models), len(table.workers)
     checked.warnings = warnings_of(table, str(file), lint(table))
     return table, checked
+
+
+def _compare(source: str, table: routing.RoutingTable, current: Path | None, base_url: str | None) -> ComparisonView:
+    from vllama_pool.router.cli.commands.against import compare_tables, read_recording
+
+    try:
+        before = routing.load(current) if current is not None else None
+        return view_comparison(compare_tables(read_recording(source, base_url), table, before))
+    except (CommandFailed, routing.RoutingError) as error:
+        raise CouldNotCheck(str(error)) from error
 
 
 def _print(checked: Checked, table: routing.RoutingTable | None, output_format: str) -> None:
@@ -95,6 +133,8 @@ def _print(checked: Checked, table: routing.RoutingTable | None, output_format: 
         click.echo(f"vllama: {text_line(finding)}", err=True)
     if table is not None:
         click.echo(f"{printable(checked.file)}: {summary(checked)}")
+    if checked.against is not None:
+        click.echo(comparison_text(checked.against))
 
 
 def summary(checked: Checked) -> str:
