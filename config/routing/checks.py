@@ -5,13 +5,17 @@ Reads plain values and skips invalid ones, so that one problem does not hide ano
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from vllama_pool.config import names, urls
 from vllama_pool.config.routing import schema
+from vllama_pool.config.routing.fallback_loops import fallback_loops
 from vllama_pool.config.routing.key_conflicts import find_key_conflicts
 from vllama_pool.config.routing.yaml_document import Document, Path, Problem, dotted
+
+_CAPTURE = re.compile(r"\{([1-9])\}")
 
 
 def find_conflicts(document: Document) -> list[Problem]:
@@ -22,6 +26,8 @@ def find_conflicts(document: Document) -> list[Problem]:
         *_serve_conflicts(document),
         *_worker_conflicts(document),
         *find_key_conflicts(document),
+        *_capture_problems(document),
+        *fallback_loops(document),
     ]
 
 
@@ -111,13 +117,14 @@ def _serve_conflicts(document: Document) -> list[Problem]:
     entries = list(_entries(document))
     entries_by_key = {names.lookup_key(name): (name, _targets(name, entry)) for name, entry in entries}
     for name, entry in entries:
-        lines: dict[str, int] = {}
+        lines: dict[tuple[str, str], int] = {}
         for path, target in _targets(name, entry):
             position, key = document.value_position(path), names.lookup_key(target)
-            if key in lines:
-                message = f"'{target}' is listed twice, first in line {lines[key]}; give it one weight"
+            same = key, _workers_of(entry, path)
+            if same in lines:
+                message = f"'{target}' is listed twice, first in line {lines[same]}; give it one weight"
                 problems.append(Problem(position.line, position.column, dotted(path), message))
-            lines.setdefault(key, position.line)
+            lines.setdefault(same, position.line)
             other, other_targets = entries_by_key.get(key, (name, []))
             if other != name and all(names.lookup_key(text) != key for _, text in other_targets):
                 line = document.key_position(("models", other)).line
@@ -128,6 +135,33 @@ def _serve_conflicts(document: Document) -> list[Problem]:
                 )
                 problems.append(Problem(position.line, position.column, dotted(path), message))
     return problems
+
+
+def _workers_of(entry: dict[str, Any], path: Path) -> str:
+    """Return the selector of a target in the file's words: one model may be served by several sorts of workers."""
+    return str(entry["serve"][path[-2]].get("workers") or "") if len(path) == 5 else ""
+
+
+def _capture_problems(document: Document) -> list[Problem]:
+    """Find `{1}` and so on without a `*` that they stand for."""
+    problems: list[Problem] = []
+    for name, entry in _entries(document):
+        stars = name.count("*")
+        for path, text in (*_targets(name, entry), *_fallbacks(name, entry)):
+            number = max((int(found) for found in _CAPTURE.findall(text)), default=0)
+            if number > stars and text != name:
+                position, few = document.value_position(path), f"has {stars} of them" if stars else "has none"
+                message = f"{{{number}}} stands for a '*' of the entry's name, which {few}; correct it"
+                problems.append(Problem(position.line, position.column, dotted(path), message))
+    return problems
+
+
+def _fallbacks(name: str, entry: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    fallback, path = entry.get("fallback"), ("models", name, "fallback")
+    lists = fallback.items() if isinstance(fallback, dict) else [(None, fallback)]
+    for reason, texts in lists:
+        for i, text in _indexed_texts(texts):
+            yield (*path, i) if reason is None else (*path, reason, i), text
 
 
 def _worker_conflicts(document: Document) -> list[Problem]:

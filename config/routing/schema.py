@@ -23,7 +23,6 @@ from vllama_pool.config.routing.schema_types import (
 
 NOT_YET = frozenset(
     {
-        "patterns",
         "policy prefix-affinity",
         "policy session",
         "include",
@@ -37,7 +36,6 @@ NOT_YET = frozenset(
         *(
             f"models.*.{key}"
             for key in (
-                "split",
                 "system",
                 "tools",
                 "workers",
@@ -47,7 +45,6 @@ NOT_YET = frozenset(
                 "timeouts",
                 "retries",
                 "shadow",
-                "maintenance",
                 "serve.*.workers",
             )
         ),

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllama_pool.config.names import lookup_key
+from vllama_pool.config.patterns import Captures, is_pattern
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.config.routing.table import Place, RoutingTable
-from vllama_pool.router.routing.patterns import Captures, PatternIndex, is_pattern
+from vllama_pool.router.routing.pattern_index import PatternIndex
 from vllama_pool.router.routing.splits import PER_REQUEST
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from fnmatch import fnmatchcase
 import pytest
 
 from vllama_pool.config.names import lookup_key
-from vllama_pool.router.routing.patterns import Pattern, PatternIndex, spellings
+from vllama_pool.config.patterns import Pattern, spellings
+from vllama_pool.router.routing.pattern_index import PatternIndex
 
 
 def captures(pattern: str, name: str) -> tuple[str, ...] | None:
