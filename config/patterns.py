@@ -40,6 +40,11 @@ class Pattern:
     def __repr__(self) -> str:
         return f"<Pattern {self.text}>"
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The texts between the stars."""
+        return (self.first, *self.middle, self.last)
+
     def matches(self, name: str) -> bool:
         return self.match(name) is not None
 

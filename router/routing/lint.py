@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllama_pool.config.names import lookup_key
+from vllama_pool.config.patterns import Pattern, is_pattern
 from vllama_pool.config.routing.table import KeyPath, Place, RoutingTable
+from vllama_pool.router.routing.pattern_index import PatternIndex
+from vllama_pool.router.routing.rules import REASONS, Rules
 
 if TYPE_CHECKING:
-    from vllama_pool.config.routing.model_entry import ModelEntry, Reason, Selector
-
-REASONS: tuple[Reason, ...] = ("no_worker", "overloaded", "context", "error")
+    from vllama_pool.config.routing.model_entry import ModelEntry, Selector
 
 
 class Remark(NamedTuple):
@@ -51,6 +52,36 @@ def hidden_models(table: RoutingTable) -> Iterator[Remark]:
             if server is not None and server != name and lookup_key(alias) not in own:
                 message = f"'{alias}' is also a model that '{server}' serves, whose own name now means '{name}'"
                 yield Remark(("models", name, "aliases", index), f"{message}; rename the alias")
+
+
+def unreachable_patterns(table: RoutingTable) -> Iterator[Remark]:
+    """Patterns whose names an earlier one matches, all of them."""
+    patterns = [name for name in table.models if is_pattern(name)]
+    index = PatternIndex((name, name) for name in patterns)
+    for order, name in enumerate(patterns):
+        first = index.find(_ANY.join(Pattern(name).parts))
+        if first is not None and first.order < order:
+            line = _in_line(table, ("models", first.value))
+            message = f"never applies: '{first.value}'{line} matches all of its names and comes first"
+            yield Remark(("models", name), f"{message}; move it up, or remove it")
+
+
+def hiding_patterns(table: RoutingTable) -> Iterator[Remark]:
+    """Patterns that match the served names of other entries' targets, and send them elsewhere."""
+    rules = Rules(table)
+    hidden: dict[str, list[tuple[str, str]]] = {}
+    for name, entry in table.models.items():
+        for target in entry.targets(name) if not is_pattern(name) else ():
+            match = rules.find(target.model)
+            if match is None or not match.rule.is_pattern:
+                continue
+            if all(lookup_key(served) != lookup_key(target.model) for _, served in match.served(target.model)):
+                hidden.setdefault(match.rule.name, []).append((target.model, name))
+    for pattern, models in hidden.items():
+        model, owner = models[0]
+        more = f", and {len(models) - 1} more" if len(models) > 1 else ""
+        message = f"also matches '{model}', which '{owner}' serves{more}: requests by that name come here"
+        yield Remark(("models", pattern), f"{message}; write a narrower pattern, or an entry of that name")
 
 
 def idle_targets(table: RoutingTable) -> Iterator[Remark]:
@@ -117,7 +148,13 @@ def unused_teams(table: RoutingTable) -> Iterator[Remark]:
             yield Remark(("teams", name), "no key belongs to it; name it as 'team' of a key, or remove it")
 
 
+_ANY = "\x01"
+"""Stands for what a star matches: no pattern has it."""
+
+
 CHECKS = (
+    unreachable_patterns,
+    hiding_patterns,
     hidden_models,
     idle_targets,
     idle_splits,
@@ -126,6 +163,11 @@ CHECKS = (
     useless_shadows,
     unused_teams,
 )
+
+
+def _in_line(table: RoutingTable, path: KeyPath) -> str:
+    place = place_of(table, path)
+    return f" in {place}" if place else ""
 
 
 def _selectors(table: RoutingTable) -> Iterator[tuple[KeyPath, Selector]]:

@@ -34,12 +34,55 @@ def test_a_table_without_surprises_has_no_remarks() -> None:
                 "workers": {"require": ["gpu"], "any": ["a", "b"], "exclude": ["b"], "prefer": ["a"]},
                 "shadow": {"model": "z", "share": 0.1},
             },
+            "llama3*": {"serve": "x"},
             "llama*": {"serve": "x"},
             "x": {},
         },
         teams={"research": {}},
         keys={"anna": {"sha256": "0" * 64, "team": "research"}},
     )
+
+
+@pytest.mark.parametrize(
+    ("patterns", "unreachable"),
+    [
+        (("llama*", "llama3*"), {"llama3*": "llama*"}),
+        (("*", "a*", "*b", "a*b"), {"a*": "*", "*b": "*", "a*b": "*"}),
+        (("a*b", "a*c*b", "aXb*"), {"a*c*b": "a*b"}),
+        (("a*b*c", "a*c", "abc*", "a*bb*bc"), {"a*bb*bc": "a*b*c"}),
+        (("library/llama*", "llama3*"), {"llama3*": "library/llama*"}),
+        (("LLAMA*", "llama3*"), {"llama3*": "LLAMA*"}),
+        (("llama3*", "llama*"), {}),
+        (("a*", "*a"), {}),
+        (("*ab", "*b"), {}),
+    ],
+)
+def test_a_pattern_after_one_that_matches_all_of_its_names(
+    patterns: tuple[str, ...], unreachable: dict[str, str]
+) -> None:
+    assert remarks(models={name: {"serve": "x"} for name in patterns}) == [
+        Remark(
+            ("models", name),
+            f"never applies: '{first}' matches all of its names and comes first; move it up, or remove it",
+        )
+        for name, first in unreachable.items()
+    ]
+
+
+def test_a_pattern_that_matches_the_served_names_of_other_entries() -> None:
+    models = {"a": {"serve": ["org/x", "org/y"]}, "b": {"serve": "z"}, "org/*": {"serve": "z"}}
+    assert remarks(models=models) == [
+        Remark(
+            ("models", "org/*"),
+            "also matches 'org/x', which 'a' serves, and 1 more: requests by that name come here; write a narrower "
+            "pattern, or an entry of that name",
+        )
+    ]
+
+
+@pytest.mark.parametrize("entry", [{}, {"serve": "org/{1}"}, {"serve": ["org/{1}", "z"]}])
+def test_a_pattern_that_serves_each_name_by_itself_hides_none(entry: dict[str, Any]) -> None:
+    assert not remarks(models={"a": {"serve": "org/x"}, "org/*": entry})
 
 
 def test_an_alias_that_hides_the_served_model_of_another_entry() -> None:
