@@ -30,6 +30,8 @@ _CHARACTERS = {
     "model": "letters, digits, '_', '-' and '.'",
     "tag": "letters, digits, '_', '-' and '.'",
 }
+_PLAIN = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,79})(?::([A-Za-z0-9_][A-Za-z0-9_.-]{0,79}))?\Z")
+"""Most names: a model and a tag, which need no parts."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -86,6 +88,9 @@ def parse(text: str) -> Name:
 
     `x:local` is `x`. A cloud name keeps its suffix, so that it never means the local model.
     """
+    plain = _PLAIN.match(text)
+    if plain and not text.lower().endswith(("local", "cloud")):
+        return Name(DEFAULT_HOST, DEFAULT_NAMESPACE, plain[1], plain[2] or DEFAULT_TAG)
     base, source = _split_source(text)
     name = _parse_parts(base, given=text)
     if source != "cloud":

@@ -5,180 +5,93 @@ Reads plain values and skips invalid ones, so that one problem does not hide ano
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from vllama_pool.config import names, urls
 from vllama_pool.config.routing import schema
+from vllama_pool.config.routing.entries import entries, entry_key, texts_of, texts_under
 from vllama_pool.config.routing.fallback_loops import fallback_loops
 from vllama_pool.config.routing.key_conflicts import find_key_conflicts
-from vllama_pool.config.routing.yaml_document import Document, Path, Problem, dotted
-
-_CAPTURE = re.compile(r"\{([1-9])\}")
+from vllama_pool.config.routing.places import Path, Place, Problem, dotted
+from vllama_pool.config.routing.target_checks import target_problems
+from vllama_pool.config.routing.yaml_document import Document
 
 
 def find_conflicts(document: Document) -> list[Problem]:
     """The document's top level must be a mapping."""
-    return [
-        *_unsupported(document),
-        *_name_conflicts(document),
-        *_serve_conflicts(document),
-        *_worker_conflicts(document),
-        *find_key_conflicts(document),
-        *_capture_problems(document),
-        *fallback_loops(document),
-    ]
+    return [problem for check in _CHECKS for problem in check(document)]
 
 
-def _unsupported(document: Document) -> list[Problem]:
+def _unsupported(document: Document) -> Iterator[Problem]:
     """Find keys that have no effect yet."""
-    problems: list[Problem] = []
-    for path, position in document.keys.items():
-        generic = ".".join("*" if i == 1 or isinstance(part, int) else part for i, part in enumerate(path))
-        is_pattern = len(path) == 2 and path[0] == "models" and "*" in str(path[1])
-        if generic in schema.NOT_YET or (is_pattern and "patterns" in schema.NOT_YET):
-            problems.append(Problem(position.line, position.column, dotted(path), "not supported yet; remove it"))
-    for name, entry in _entries(document):
+    for pattern in schema.NOT_YET:
+        for path in _matches(document.value, tuple(pattern.split("."))):
+            yield Problem(document.key_place(path), dotted(path), "not supported yet; remove it")
+    for name, entry in entries(document):
+        path = ("models", name, "policy")
         policy = entry.get("policy")
         kind = policy.get("type") if isinstance(policy, dict) else policy
         if f"policy {kind}" in schema.NOT_YET:
-            position, path = document.value_position(("models", name, "policy")), ("models", name, "policy")
-            problems.append(
-                Problem(
-                    position.line,
-                    position.column,
-                    dotted(path),
-                    f"{kind} is not supported yet; write least-load or round-robin",
-                )
-            )
-    return problems
+            message = f"{kind} is not supported yet; write least-load or round-robin"
+            yield Problem(document.value_place(path), dotted(path), message)
+        if "patterns" in schema.NOT_YET and "*" in name:
+            yield Problem(document.key_place(path[:2]), dotted(path[:2]), "not supported yet; remove it")
 
 
-def _entries(document: Document) -> Iterator[tuple[str, dict[str, Any]]]:
-    models = document.value.get("models")
-    for name, entry in models.items() if isinstance(models, dict) else ():
-        yield name, entry if isinstance(entry, dict) else {}
+def _matches(value: Any, pattern: tuple[str, ...]) -> Iterator[Path]:
+    if not pattern:
+        yield ()
+        return
+    if isinstance(value, list):
+        items = list(enumerate(value)) if pattern[0] == "*" else []
+    else:
+        items = list(value.items()) if isinstance(value, dict) else []
+    for key, item in items:
+        if pattern[0] in ("*", key):
+            yield from ((key, *path) for path in _matches(item, pattern[1:]))
 
 
-def _indexed_texts(value: Any) -> list[tuple[int, str]]:
-    return [(i, item) for i, item in enumerate(value) if isinstance(item, str)] if isinstance(value, list) else []
-
-
-def _name_conflicts(document: Document) -> list[Problem]:
-    problems: list[Problem] = []
-    owners: dict[str, tuple[str, int, str]] = {}
-    for name, _ in _entries(document):
-        position = document.key_position(("models", name))
-        key = names.lookup_key(name)
-        if key in owners:
-            first, line, _ = owners[key]
-            message = f"the same model name as '{first}' in line {line}; keep one of them"
-            problems.append(Problem(position.line, position.column, dotted(("models", name)), message))
-        else:
-            owners[key] = (name, position.line, name)
-    for name, entry in _entries(document):
-        for i, alias in _indexed_texts(entry.get("aliases")):
+def _name_conflicts(document: Document) -> Iterator[Problem]:
+    owners: dict[str, tuple[str, Place, str]] = {}
+    for name, _ in entries(document):
+        place, key = document.key_place(("models", name)), entry_key(name)
+        first, where, _ = owners.setdefault(key, (name, place, name))
+        if first != name:
+            message = f"the same model name as '{first}' in {where.beside(place)}; keep one of them"
+            yield Problem(place, dotted(("models", name)), message)
+    for name, entry in entries(document):
+        for i, alias in texts_of(entry.get("aliases")):
             path = ("models", name, "aliases", i)
-            position, key = document.value_position(path), names.lookup_key(alias)
-            if key not in owners:
-                owners[key] = (alias, position.line, name)
-                continue
-            first, line, owner = owners[key]
-            if owner != name:
-                message = f"'{alias}' already stands for '{owner}' in line {line}; keep one of them"
-            elif key == names.lookup_key(name):
-                message = f"'{alias}' is the model's own name, in line {line}; remove it"
+            place, key = document.value_place(path), names.lookup_key(alias)
+            if key in owners:
+                yield Problem(place, dotted(path), _taken(alias, name, place, *owners[key]))
             else:
-                message = f"the same alias as '{first}' in line {line}; remove it"
-            problems.append(Problem(position.line, position.column, dotted(path), message))
-    return problems
+                owners[key] = (alias, place, name)
 
 
-def _targets(name: str, entry: dict[str, Any]) -> list[tuple[Path, str]]:
-    """Return the paths and names of the served models of an entry."""
-    serve, path = entry.get("serve"), ("models", name, "serve")
-    if serve is None:
-        return [(("models", name), name)]
-    if isinstance(serve, str):
-        return [(path, serve)]
-    targets: list[tuple[Path, str]] = []
-    for i, item in enumerate(serve) if isinstance(serve, list) else ():
-        if isinstance(item, str):
-            targets.append(((*path, i), item))
-        elif isinstance(item, dict) and isinstance(item.get("model"), str):
-            targets.append(((*path, i, "model"), item["model"]))
-    return targets
+def _taken(alias: str, name: str, place: Place, first: str, where: Place, owner: str) -> str:
+    if owner != name:
+        return f"'{alias}' already stands for '{owner}' in {where.beside(place)}; keep one of them"
+    if first == name:
+        return f"'{alias}' is the model's own name, in {where.beside(place)}; remove it"
+    return f"the same alias as '{first}' in {where.beside(place)}; remove it"
 
 
-def _serve_conflicts(document: Document) -> list[Problem]:
-    """Find `serve` values that name another entry: entries cannot be chained, so that they form no cycle."""
-    problems: list[Problem] = []
-    entries = list(_entries(document))
-    entries_by_key = {names.lookup_key(name): (name, _targets(name, entry)) for name, entry in entries}
-    for name, entry in entries:
-        lines: dict[tuple[str, str], int] = {}
-        for path, target in _targets(name, entry):
-            position, key = document.value_position(path), names.lookup_key(target)
-            same = key, _workers_of(entry, path)
-            if same in lines:
-                message = f"'{target}' is listed twice, first in line {lines[same]}; give it one weight"
-                problems.append(Problem(position.line, position.column, dotted(path), message))
-            lines.setdefault(same, position.line)
-            other, other_targets = entries_by_key.get(key, (name, []))
-            if other != name and all(names.lookup_key(text) != key for _, text in other_targets):
-                line = document.key_position(("models", other)).line
-                served = other_targets[0][1] if other_targets else "a served model"
-                message = (
-                    f"'{target}' is another entry, in line {line}; write what workers serve, such as "
-                    f"'{served}', or make '{name}' an alias of it"
-                )
-                problems.append(Problem(position.line, position.column, dotted(path), message))
-    return problems
+def _worker_conflicts(document: Document) -> Iterator[Problem]:
+    yield from _twice(document, texts_under(document, "workers", "url"), "url", _normal_url)
+    yield from _twice(document, texts_under(document, "workers", "name"), "name", str)
 
 
-def _workers_of(entry: dict[str, Any], path: Path) -> str:
-    """Return the selector of a target in the file's words: one model may be served by several sorts of workers."""
-    return str(entry["serve"][path[-2]].get("workers") or "") if len(path) == 5 else ""
-
-
-def _capture_problems(document: Document) -> list[Problem]:
-    """Find `{1}` and so on without a `*` that they stand for."""
-    problems: list[Problem] = []
-    for name, entry in _entries(document):
-        stars = name.count("*")
-        for path, text in (*_targets(name, entry), *_fallbacks(name, entry)):
-            number = max((int(found) for found in _CAPTURE.findall(text)), default=0)
-            if number > stars and text != name:
-                position, few = document.value_position(path), f"has {stars} of them" if stars else "has none"
-                message = f"{{{number}}} stands for a '*' of the entry's name, which {few}; correct it"
-                problems.append(Problem(position.line, position.column, dotted(path), message))
-    return problems
-
-
-def _fallbacks(name: str, entry: dict[str, Any]) -> Iterator[tuple[Path, str]]:
-    fallback, path = entry.get("fallback"), ("models", name, "fallback")
-    lists = fallback.items() if isinstance(fallback, dict) else [(None, fallback)]
-    for reason, texts in lists:
-        for i, text in _indexed_texts(texts):
-            yield (*path, i) if reason is None else (*path, reason, i), text
-
-
-def _worker_conflicts(document: Document) -> list[Problem]:
-    problems: list[Problem] = []
-    workers = document.value.get("workers")
-    for key, normal in (("url", _normal_url), ("name", str)):
-        lines: dict[str, int] = {}
-        for i, worker in enumerate(workers) if isinstance(workers, list) else ():
-            if not isinstance(worker, dict) or not isinstance(worker.get(key), str):
-                continue
-            path = ("workers", i, key)
-            position, value = document.value_position(path), normal(worker[key])
-            if value in lines:
-                message = f"the same {key} as in line {lines[value]}; keep one of them"
-                problems.append(Problem(position.line, position.column, dotted(path), message))
-            lines.setdefault(value, position.line)
-    return problems
+def _twice(
+    document: Document, texts: Iterator[tuple[Path, str]], noun: str, normal: Callable[[str], str]
+) -> Iterator[Problem]:
+    places: dict[str, Place] = {}
+    for path, text in texts:
+        place = document.value_place(path)
+        first = places.setdefault(normal(text), place)
+        if first is not place:
+            yield Problem(place, dotted(path), f"the same {noun} as in {first.beside(place)}; keep one of them")
 
 
 def _normal_url(value: str) -> str:
@@ -186,3 +99,17 @@ def _normal_url(value: str) -> str:
         return urls.worker_url(value)
     except urls.InvalidUrl:
         return value
+
+
+def _empty_maintenance(document: Document) -> Iterator[Problem]:
+    items = document.value.get("maintenance")
+    for i, item in enumerate(items if isinstance(items, list) else ()):
+        if isinstance(item, dict) and not item.get("workers") and not item.get("tags"):
+            path = ("maintenance", i)
+            yield Problem(document.value_place(path), dotted(path), "names no workers and no tags; add one of them")
+
+
+_CHECKS: tuple[Callable[[Document], Iterable[Problem]], ...] = (
+    *(_unsupported, _name_conflicts, target_problems, fallback_loops),
+    *(_worker_conflicts, find_key_conflicts, _empty_maintenance),
+)

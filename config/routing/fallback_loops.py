@@ -12,7 +12,8 @@ from typing import Any
 from vllama_pool.config.names import lookup_key
 from vllama_pool.config.patterns import Pattern, is_pattern, spellings
 from vllama_pool.config.routing.model_entry import REASONS
-from vllama_pool.config.routing.yaml_document import Document, Path, Problem, dotted
+from vllama_pool.config.routing.places import Path, Problem, dotted
+from vllama_pool.config.routing.yaml_document import Document
 
 Edge = tuple[str, Path]
 """The entry that a fallback leads to, and the place of the fallback."""
@@ -30,10 +31,8 @@ def fallback_loops(document: Document) -> list[Problem]:
     for reason in REASONS:
         edges = {name: list(_edges(name, entry, reason, owner_of)) for name, entry in entries.items()}
         for names, path in find_loops(edges):
-            position = document.value_position(path)
-            problems.setdefault(
-                frozenset(names), Problem(position.line, position.column, dotted(path), _describe(names))
-            )
+            problem = Problem(document.value_place(path), dotted(path), _describe(names))
+            problems.setdefault(frozenset(names), problem)
     return list(problems.values())
 
 

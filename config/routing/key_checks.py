@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vllama_pool.config.api_keys import ApiKey
-from vllama_pool.config.routing.table import Place, RoutingError, RoutingTable
+from vllama_pool.config.routing.places import Place, Problem
+from vllama_pool.config.routing.table import RoutingError, RoutingTable
 
 NO_KEYS = (
     "has no key, so that anyone could use the models; add one (vllama key new NAME makes it), or set "
@@ -30,9 +31,7 @@ def check_keys(table: RoutingTable, others: Iterable[ApiKey], *, required: bool)
 
 
 def _refused(table: RoutingTable, key: str | None, message: str) -> RoutingError:
-    from vllama_pool.config.routing.yaml_document import Problem
-
     path = ("keys",) if key is None else ("keys", key)
     file = str(table.files[0]) if table.files else ""
-    place = table.places.get(path, Place(file, 0, 0))
-    return RoutingError(place.file, [Problem(place.line, place.column, ".".join(path), message)])
+    place = table.places.get(path, Place(file))
+    return RoutingError(file or place.file, [Problem(place, ".".join(path), message)], files=table.files)

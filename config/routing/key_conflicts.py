@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vllama_pool.config.routing.yaml_document import Document, Problem, dotted
+from vllama_pool.config.routing.entries import mapping_of, texts_under
+from vllama_pool.config.routing.places import Problem, dotted
+from vllama_pool.config.routing.yaml_document import Document
 
 
-def find_key_conflicts(document: Document) -> list[Problem]:
+def find_key_conflicts(document: Document) -> Iterator[Problem]:
     """Find keys with the same secret, and teams that do not exist."""
-    problems: list[Problem] = []
-    keys, teams = _mapping(document.value.get("keys")), _mapping(document.value.get("teams"))
-    owners: dict[str, tuple[str, int]] = {}
-    for name, key in keys.items():
-        digest, team = _mapping(key).get("sha256"), _mapping(key).get("team")
-        if isinstance(digest, str):
-            path = ("keys", name, "sha256")
-            position = document.value_position(path)
-            owner, line = owners.setdefault(digest.lower(), (name, position.line))
-            if owner != name:
-                message = f"the same key as '{owner}' in line {line}; give each its own"
-                problems.append(Problem(position.line, position.column, dotted(path), message))
-        if isinstance(team, str) and team not in teams:
-            path = ("keys", name, "team")
-            position = document.value_position(path)
-            problems.append(Problem(position.line, position.column, dotted(path), _unknown_team(team, teams)))
-    return problems
+    owners: dict[str, Any] = {}
+    for path, digest in texts_under(document, "keys", "sha256"):
+        place = document.value_place(path)
+        owner, first = owners.setdefault(digest.lower(), (path[1], place))
+        if owner != path[1]:
+            message = f"the same key as '{owner}' in {first.beside(place)}; give each its own"
+            yield Problem(place, dotted(path), message)
+    teams = mapping_of(document.value.get("teams"))
+    for path, team in texts_under(document, "keys", "team"):
+        if team not in teams:
+            yield Problem(document.value_place(path), dotted(path), _unknown_team(team, teams))
 
 
 def _unknown_team(team: str, teams: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(team, teams, n=1)
     cure = f"did you mean '{near[0]}'?" if near else "add it under teams, or remove it"
     return f"'{team}' is no team; {cure}"
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -1,16 +1,16 @@
-"""Turns pydantic's errors about a routing file into problems with a position."""
+"""Turns pydantic's errors about a routing file into problems with a place."""
 
 from __future__ import annotations
 
-import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
-from vllama_pool.config.routing import schema
-from vllama_pool.config.routing.model_entry import ModelEntry, Target
-from vllama_pool.config.routing.model_options import REMOVED_OPTIONS, ModelOptions
-from vllama_pool.config.routing.yaml_document import Document, Path, Problem, dotted, kind
+from vllama_pool.config.routing.kinds import kind
+from vllama_pool.config.routing.places import Path, Problem, dotted
+from vllama_pool.config.routing.unknown_keys import is_section, unknown_key
+from vllama_pool.config.routing.yaml_document import Document
 from vllama_pool.config.routing.yaml_scalars import is_number
 
 
@@ -19,45 +19,93 @@ def problem_for(error: Any, document: Document) -> Problem:
     is_key = path[-1:] == ("[key]",)
     if is_key:
         path = path[:-1]
-    message = _describe(error, path)
+    given = _Given(error["input"], "" if is_key else document.source(path))
+    message = _unknown(path, document) if error["type"] == "extra_forbidden" else _describe(error, path, given)
     at_key = is_key or error["type"] in ("extra_forbidden", "missing")
-    position = document.key_position(path) if at_key else document.value_position(path)
-    return Problem(position.line, position.column, dotted(path), message)
+    return Problem(document.key_place(path) if at_key else document.value_place(path), dotted(path), message)
 
 
-def _describe(error: Any, path: Path) -> str:
-    value, context = error["input"], error.get("ctx", {})
+def without_values(problem: Problem, variables: Mapping[str, str]) -> Problem:
+    """Replace values that came from the environment, which may be secrets, by their sources."""
+    message = problem.message
+    for value, source in variables.items():
+        if value and value in message:
+            pattern = rf"(?<!\w){re.escape(value)}(?!\w)" if len(value) >= _LONG else f"(?<='){re.escape(value)}(?=')"
+            message = re.sub(pattern, source.replace("\\", r"\\"), message)
+    return Problem(problem.place, problem.key, message)
+
+
+_LONG = 4
+"""Characters of a value that is replaced anywhere; a shorter one only between quotes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    value: Any
+    source: str
+    """The text as written, for a value from the environment."""
+
+    def __str__(self) -> str:
+        return kind(self.value, self.source)
+
+
+def _unknown(path: Path, document: Document) -> str:
+    parent = document.node(path[:-1])
+    values = parent.value if parent is not None and isinstance(parent.value, dict) else {}
+    return unknown_key(str(path[-1]), path[:-1], values.get("type"))
+
+
+def _describe(error: Any, path: Path, given: _Given) -> str:
+    value, context = given.value, error.get("ctx", {})
     match error["type"]:
-        case "extra_forbidden":
-            return _unknown_key(str(path[-1]), path[:-1])
         case "missing":
             return "is missing; add it"
         case "value_error":
             return str(context["error"])
         case "form":
-            return f"expected {error['msg']}, got {kind(value)}; {_advice(value)}"
+            return f"expected {error['msg']}, got {given}; {_advice(given)}"
         case "literal_error":
-            return f"expected {context['expected']}, got {kind(value)}; write one of them"
+            return f"expected {context['expected']}, got {given}; write one of them"
+        case "string_pattern_mismatch" if isinstance(value, str) and len(value) > 80:
+            return "is longer than 80 characters; shorten it"
         case "string_pattern_mismatch":
-            return f"{kind(value)} may only have A-Z a-z 0-9 _ . -; rename it"
+            return f"{given} may only have A-Z a-z 0-9 _ . -, and begins with a letter, digit or _; rename it"
         case "string_too_short" | "too_short":
             return "is empty; write something or leave the key out"
-        case "string_too_long" | "too_long":
-            return f"is longer than {context['max_length']}; shorten it"
+        case "string_too_long":
+            return f"is longer than {context['max_length']} characters; shorten it"
+        case "too_long":
+            return f"has more than {context['max_length']} items; shorten it"
         case "string_type":
-            return f"expected text, got {kind(value)}; {_advice(value)}"
+            return f"expected text, got {given}; {_advice(given)}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" | "finite_number":
-            return f"{error['msg'].removeprefix('Input ').lower()}, got {kind(value)}; correct it"
-        case "list_type" | "tuple_type" if isinstance(value, str):
-            return f"expected a list, got {kind(value)}; write it in brackets: [{value[:40]}]"
+            return f"{error['msg'].removeprefix('Input ').lower()}, got {given}; {_range(context)}"
+        case "list_type" | "tuple_type" if isinstance(value, str) and not given.source:
+            return f"expected a list, got {given}; write it in brackets: [{value[:40]}]"
         case "model_type" if value is None and path:
             return "is empty; write something under it or remove it"
+        case "model_type" | "dict_type" if len(path) == 2 and is_section(path[1]):
+            return f"expected a mapping, got {given}; '{path[1]}' is a section: begin it at the left margin"
     expected = _EXPECTED.get(error["type"], "another value")
-    return f"expected {expected}, got {kind(value)}; {_correction(error['type'], value)}"
+    return f"expected {expected}, got {given}; {_correction(error['type'], given)}"
 
 
-def _correction(wanted: str, value: object) -> str:
+def _range(context: Mapping[str, Any]) -> str:
+    for bound, advice in (("ge", "{} or more"), ("gt", "more than {}"), ("le", "{} or less"), ("lt", "less than {}")):
+        if bound in context:
+            return "write " + advice.format(f"{context[bound]:g}" if context[bound] < _EXACT else context[bound])
+    return "write another number"
+
+
+_EXACT = 10**6
+"""From here on, `:g` would round."""
+
+
+def _correction(wanted: str, given: _Given) -> str:
     """Return the advice for a text where a number or a truth value belongs."""
+    value = given.value
+    if given.source:
+        return "write it without quotes" if is_number(str(value)) else "correct the variable"
     if not isinstance(value, str):
         return "correct it"
     if wanted == "bool_type":
@@ -90,32 +138,8 @@ _EXPECTED = {
 }
 
 
-def _advice(value: object) -> str:
-    scalar = value is not None and not isinstance(value, str | list | dict)
-    return "put it in quotes" if scalar else "correct it"
-
-
-def _unknown_key(key: str, parent: Path) -> str:
-    model = _model_at(parent)
-    if model is ModelOptions and key in REMOVED_OPTIONS:
-        return "no longer an option of Ollama; remove it"
-    known = list(model.model_fields)
-    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
-    noun = "option" if model is ModelOptions else "key"
-    if near:
-        return f"unknown {noun}; did you mean '{near[0]}'?"
-    choices = "Ollama's option names" if model is ModelOptions else f"of {', '.join(known)}"
-    return f"unknown {noun}; write one {'of ' if model is ModelOptions else ''}{choices}"
-
-
-def _model_at(path: Path) -> type[BaseModel]:
-    match path:
-        case ("models", _):
-            return ModelEntry
-        case ("models", _, "options"):
-            return ModelOptions
-        case ("models", _, "serve", _):
-            return Target
-        case ("workers", _):
-            return schema.WorkerEntry
-    return schema.RoutingFile
+def _advice(given: _Given) -> str:
+    if given.value is None:
+        return "write it, or leave the key out"
+    scalar = not isinstance(given.value, str | list | dict)
+    return "put it in quotes" if scalar else "correct the variable" if given.source else "correct it"

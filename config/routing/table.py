@@ -6,37 +6,30 @@ without.
 
 from __future__ import annotations
 
+import gc
 import hashlib
-import stat
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from vllama_pool.config.routing.places import Path as KeyPath
+from vllama_pool.config.routing.places import Place, Problem
 
 if TYPE_CHECKING:
+    from vllama_pool.config.routing.includes import Reading
     from vllama_pool.config.routing.model_entry import ModelEntry
     from vllama_pool.config.routing.schema import RoutingFile, WorkerEntry
-    from vllama_pool.config.routing.yaml_document import Problem
+
+__all__ = ["DEFAULT_FILE", "LEAST_LOAD", "KeyPath", "Place", "Problem", "RoutingError", "RoutingTable", "load", "parse"]
 
 DEFAULT_FILE = Path(__file__).parents[1] / "routing.yaml"
 """The commented default: an empty table."""
 
 LEAST_LOAD = "least-load"
-
-KeyPath = tuple[str | int, ...]
-"""Keys and list indices from the top to a value."""
-
-
-class Place(NamedTuple):
-    """Line and column count from 1."""
-
-    file: str
-    line: int
-    column: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
 
 
 def _no_entries() -> RoutingFile:
@@ -57,7 +50,9 @@ class RoutingTable:
     revision: str = field(default="", compare=False)
     """12 hex digits of the SHA-256 over all files; "" for a table without a file."""
     files: tuple[Path, ...] = field(default=(), compare=False)
-    """The file and those that it includes."""
+    """The file, and those that it includes."""
+    patterns: tuple[str, ...] = field(default=(), compare=False)
+    """Absolute glob patterns of its includes: further files may come to match them."""
 
     @property
     def models(self) -> Mapping[str, ModelEntry]:
@@ -71,51 +66,82 @@ class RoutingTable:
 class RoutingError(Exception):
     """An invalid routing file.
 
-    `str()` has one line per problem, in file order: "FILE:LINE:COL: key: what is wrong; what to do".
+    `str()` has one line per problem, in the order of their places: "FILE:LINE:COL: key: what is wrong; what to do".
     """
 
-    def __init__(self, file: str, problems: list[Problem]) -> None:
+    def __init__(
+        self,
+        file: str,
+        problems: Sequence[Problem],
+        *,
+        files: tuple[Path, ...] = (),
+        patterns: tuple[str, ...] = (),
+        revision: str = "",
+    ) -> None:
         self.file = file
-        self.problems = tuple(sorted(set(problems)))
-        super().__init__("\n".join(problem.located(file) for problem in self.problems))
+        order = {file: -1}  # the file itself comes first, then its includes
+        for path in files:
+            order.setdefault(str(path), len(order))
+        self.problems = tuple(sorted(set(problems), key=lambda each: (order.get(each.place.file, -1), each)))
+        self.files = files
+        """As in RoutingTable, with missing ones. A change of one of them may solve the problem."""
+        self.patterns = patterns
+        self.revision = revision
+        super().__init__("\n".join(map(str, self.problems)))
 
 
-def load(path: Path) -> RoutingTable:
-    """Read a routing file. Raises RoutingError, also if the file cannot be read."""
-    from vllama_pool.config.routing.yaml_document import MAX_BYTES, Problem
+def load(path: Path, environment: Mapping[str, str] | None = None) -> RoutingTable:
+    """Read a routing file and its includes. Raises RoutingError, also if the file cannot be read.
 
+    `environment` has the values of `${NAME}`; left out, it is the environment of the process.
+    """
+    from vllama_pool.config.routing import includes
+
+    with _without_collections():
+        return _table(includes.read(path, os.environ if environment is None else environment))
+
+
+def parse(data: bytes, file: str = "routing.yaml", environment: Mapping[str, str] | None = None) -> RoutingTable:
+    """Parse a file's bytes, without its includes; `file` is for messages. Raises RoutingError."""
+    from vllama_pool.config.routing import yaml_document
+    from vllama_pool.config.routing.includes import Reading
+
+    document = yaml_document.parse(data, file, environment or {})
+    return _table(Reading(document, (Path(file),), (), hashlib.sha256(data).hexdigest()[:12]))
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Pause the garbage collector, which would walk the growing tree of a large file again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise RoutingError(str(path), [Problem(0, 0, "", "not a file; name a YAML file")])
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        why = error.strerror or "cannot be read"
-        raise RoutingError(str(path), [Problem(0, 0, "", f"{why}; name a readable file")]) from None
-    return parse(data, str(path))
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
-def parse(data: bytes, file: str = "routing.yaml") -> RoutingTable:
-    """Parse a file's bytes; `file` is for messages. Raises RoutingError."""
+def _table(reading: Reading) -> RoutingTable:
     from pydantic import ValidationError
 
-    from vllama_pool.config.routing import checks, messages, yaml_document
+    from vllama_pool.config.routing import checks, messages
     from vllama_pool.config.routing.schema import RoutingFile
+    from vllama_pool.config.routing.yaml_places import Places
 
-    document = yaml_document.parse(data)
-    if document.value is None:
-        document.value = {}
+    document = reading.document
+    value = document.value if document.value is not None else {}
     problems = list(document.problems)
     entries = None
-    if isinstance(document.value, dict):
-        document.value = {key: value for key, value in document.value.items() if not key.startswith("x-")}
     try:
-        entries = RoutingFile.model_validate(document.value)
+        entries = RoutingFile.model_validate(value)
     except ValidationError as error:
         problems += [messages.problem_for(item, document) for item in error.errors(include_url=False)]
     if isinstance(document.value, dict):
         problems += checks.find_conflicts(document)
     if problems or entries is None:
-        raise RoutingError(file, problems)
-    places = {path: Place(file, position.line, position.column) for path, position in document.keys.items()}
-    return RoutingTable(entries, places, hashlib.sha256(data).hexdigest()[:12], (Path(file),))
+        hidden = [messages.without_values(problem, document.variables) for problem in problems]
+        raise RoutingError(
+            document.file, hidden, files=reading.files, patterns=reading.patterns, revision=reading.revision
+        )
+    return RoutingTable(entries, Places(document.root), reading.revision, reading.files, reading.patterns)

@@ -1,306 +1,299 @@
-"""Parses YAML into plain values with positions, so that problems have line and column.
+"""Reads one YAML file into plain values with places, so that problems have line and column.
 
 Scalars have the values of YAML 1.2 (`yaml_scalars.py`). Tags, which would construct other objects, and keys that are
-not text are refused.
+not text are refused. Top-level keys that begin with `x-` are left out: they hold anchors and notes.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
-from vllama_pool.config.printable import printable
-from vllama_pool.config.redaction import redacted
-from vllama_pool.config.routing import yaml_scalars
+from vllama_pool.config.routing import variables, yaml_nodes, yaml_scalars
+from vllama_pool.config.routing.kinds import kind
+from vllama_pool.config.routing.places import InvalidYaml, Path, Place, Problem, dotted
+from vllama_pool.config.routing.yaml_nodes import Node, Scalar
+from vllama_pool.config.routing.yaml_parser import (
+    FASTEST,
+    TolerantParser,
+    may_be_tolerated,
+    place_at,
+    syntax_problem,
+    unusable_character,
+)
 
-MAX_BYTES = 1 << 19
-MAX_DEPTH = 16
-MAX_VALUES = 100_000
+MAX_BYTES = 4 << 20
+"""Of a file and its includes."""
+MAX_VALUES = 500_000
 """Counted after the expansion of anchors, which can turn a few lines into gigabytes."""
 
-Path = tuple[str | int, ...]
-"""Keys and list indices from the top to a value."""
-
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 _TAG = "tag:yaml.org,2002:"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
-    """`message` reads "what is wrong; what to do". Line and column count from 1; line 0 is the whole file."""
-
-    line: int
-    column: int
-    key: str
-    message: str
-
-    def located(self, file: str) -> str:
-        """Return "FILE:LINE:COL: key: what is wrong; what to do", which editors and terminals can jump to."""
-        place = f"{file}:{self.line}:{self.column}" if self.line else file
-        text = redacted(f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}")
-        return printable(text)  # one line, whatever it quotes
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    line: int
-    column: int
+_NOUNS = {"null": "null", "bool": "truth value", "int": "number", "float": "number"}
 
 
 @dataclass(slots=True)
 class Document:
-    value: Any = None
-    keys: dict[Path, Position] = field(default_factory=dict)
-    values: dict[Path, Position] = field(default_factory=dict)
+    file: str
+    root: Node | None = None
     problems: list[Problem] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
+    """Values that came from the environment -> the texts in the file. Messages may show the latter only."""
 
-    def key_position(self, path: Path) -> Position:
-        """Return the position of a key or list item, else of the nearest enclosing value."""
-        while path:
-            if path in self.keys:
-                return self.keys[path]
-            if path in self.values:
-                return self.values[path]
-            path = path[:-1]
-        return Position(1, 1)
+    @property
+    def value(self) -> Any:
+        return self.root.value if self.root is not None else None
 
-    def value_position(self, path: Path) -> Position:
-        """Return the position of a value, else of the nearest enclosing one."""
-        return self.values[path] if path in self.values else self.key_position(path)
+    def key_place(self, path: Path) -> Place:
+        """Return the place of a key or list item, else of the nearest enclosing one."""
+        node, place = self.root, Place(self.file, 1, 1)
+        for part in path:
+            child = child_of(node, part)
+            if node is None or child is None:
+                break
+            place = node.keys[str(part)] if isinstance(node, yaml_nodes.Mapping) else child.place
+            node = child
+        return place if place.line > 1 or node is not self.root or node is None else node.place
+
+    def value_place(self, path: Path) -> Place:
+        """Return the place of a value, else of the nearest enclosing key."""
+        node = self.node(path)
+        return node.place if node is not None else self.key_place(path)
+
+    def node(self, path: Path) -> Node | None:
+        node = self.root
+        for part in path:
+            node = child_of(node, part)
+        return node
+
+    def source(self, path: Path) -> str:
+        """Return a scalar's text as written, if a part of its value came from the environment."""
+        node = self.node(path)
+        return node.source if isinstance(node, Scalar) else ""
 
 
-def dotted(path: Path) -> str:
-    """Write a path such as models.llama3.2.serve[0]."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
+def child_of(node: Node | None, part: str | int) -> Node | None:
+    if isinstance(node, yaml_nodes.Mapping) and isinstance(part, str):
+        return node.items.get(part)
+    if isinstance(node, yaml_nodes.Sequence) and isinstance(part, int):
+        return node.nodes[part] if part < len(node.nodes) else None
+    return None
 
 
-def parse(data: bytes) -> Document:
+def parse(
+    data: bytes, file: str, environment: Mapping[str, str] = NO_VARIABLES, *, parser: type[Any] = FASTEST
+) -> Document:
     """Parse one YAML document. Problems are in `problems`; nothing is raised."""
-    document = Document()
-    if len(data) > MAX_BYTES:
-        document.problems.append(Problem(0, 0, "", f"larger than {MAX_BYTES >> 10} KiB; make it smaller"))
-        return document
+    document = Document(file)
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line, column = _line_and_column(data[: error.start].decode("utf-8-sig", "replace"))
-        document.problems.append(Problem(line, column, "", "not UTF-8 text; save the file as UTF-8"))
-        return document
-    try:
-        root = _compose(text)
-    except yaml.YAMLError as error:
-        document.problems.append(_syntax(error, text))
-        return document
-    if root is not None:
-        document.value = _Reader(document).value(root, (), 0)
+        root = _compose(_text(data, file), file, parser)
+        if root is not None:
+            _Reader(document, environment).read(root)
+            document.root = root
+    except InvalidYaml as error:
+        document.root = None
+        document.problems.append(error.problem)
     return document
 
 
-class _Loader(yaml.SafeLoader):
-    """Resolves plain scalars as YAML 1.2, and refuses deep nesting before it exhausts the stack."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        None: [(_TAG + kind, form) for kind, form in yaml_scalars.FORMS.items()],
-        "<": [(_TAG + "merge", re.compile(r"<<\Z"))],
-    }
-    depth = 0
-
-    def scan_to_next_token(self) -> None:
-        """Skip tabs between tokens, as JSON is often indented with them. A tab that indents a block stays an error."""
-        super().scan_to_next_token()
-        while self._blank_tabs():
-            while self.peek() in (" ", "\t"):
-                self.forward()
-            super().scan_to_next_token()
-
-    def _blank_tabs(self) -> bool:
-        if self.peek() != "\t":
-            return False
-        if self.flow_level or self.buffer[self.pointer - self.column : self.pointer].strip(" "):
-            return True
-        end = self.pointer
-        while self.buffer[end] in " \t":
-            end += 1
-        return self.buffer[end] in "#\r\n\0"  # a line without content
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.depth > MAX_DEPTH:
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, _too_deep(), mark)
-        self.depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
-
-
-def _too_deep() -> str:
-    return f"nested more than {MAX_DEPTH} levels deep; write it flatter"
-
-
-def _compose(text: str) -> yaml.Node | None:
-    loader = _Loader(text)
+def _text(data: bytes, file: str) -> str:
+    if len(data) > MAX_BYTES:
+        raise InvalidYaml(Problem(Place(file), "", f"larger than {MAX_BYTES >> 20} MiB; make it smaller"))
     try:
-        return loader.get_single_node()
-    finally:
-        loader.dispose()
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8-sig", "replace")
+        place = place_at(before, len(before), file)
+        raise InvalidYaml(Problem(place, "", "not UTF-8 text; save the file as UTF-8")) from None
 
 
-def _line_and_column(before: str) -> tuple[int, int]:
-    return before.count("\n") + 1, len(before) - before.rfind("\n")
-
-
-def _syntax(error: yaml.YAMLError, text: str) -> Problem:
-    if isinstance(error, yaml.reader.ReaderError):
-        line, column = _line_and_column(text[: error.position])
-        nul = "\0" in text[error.position : error.position + 1]
-        return Problem(line, column, "", _NUL if nul else "a control character; remove it")
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return Problem(1, 1, "", f"not YAML: {error}; correct it")
-    mark = error.problem_mark
-    message = error.problem or "not YAML"
-    if "'\\t'" in message:
-        message = "a tab; indent with spaces"
-    elif "but found another document" in message:
-        message = "a second document begins; keep one document in a file"
-    elif "mapping values are not allowed" in message:
-        message = "unexpected ':'; check the indentation, or put the text in quotes"
-    elif ";" not in message:
-        message = f"not YAML: {message}; check the indentation and the quotes"
-    return Problem(mark.line + 1, mark.column + 1, "", message)
-
-
-_NUL = "a NUL character; save the file as UTF-8, or remove it"
-_NOUNS = {"null": "null", "bool": "truth value", "int": "number", "float": "number"}
-
-
-class _LimitExceeded(Exception):
-    pass
+def _compose(text: str, file: str, parser: type[Any]) -> Node | None:
+    problem = unusable_character(text, file)
+    if problem:
+        raise InvalidYaml(problem)
+    try:
+        return yaml_nodes.compose(parser(text), file)
+    except yaml.YAMLError as error:
+        if parser is TolerantParser or not may_be_tolerated(error, text):
+            raise InvalidYaml(syntax_problem(error, text, file)) from None
+    return _compose(text, file, TolerantParser)
 
 
 class _Reader:
-    """Converts nodes to plain values and records their positions."""
+    """Converts nodes to plain values."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
         self._document = document
+        self._environment = environment
         self._left = MAX_VALUES
+        self._expanded = MAX_BYTES
 
-    def value(self, node: yaml.Node, path: Path, depth: int) -> Any:
-        try:
-            return self._value(node, path, depth)
-        except _LimitExceeded as error:
-            self._add_problem(node, path, str(error))
-            return None
+    def read(self, root: Node) -> None:
+        self._value(root, (), 0)
 
-    def _value(self, node: yaml.Node, path: Path, depth: int) -> Any:
-        self._left -= 1
-        if self._left < 0:
-            raise _LimitExceeded(f"more than {MAX_VALUES} values; use fewer anchors")
-        if depth > MAX_DEPTH:
-            raise _LimitExceeded(_too_deep())
-        self._document.values[path] = _position(node)
-        if not isinstance(node, yaml.ScalarNode) and node.tag not in (_TAG + "map", _TAG + "seq"):
+    def _value(self, node: Node, path: Path, depth: int) -> Any:
+        if node.is_read:  # through an alias before
+            return node.value
+        node.is_read = True
+        self._spend(node, 1)
+        if isinstance(node, Scalar):
+            node.value = self._scalar(node, path)
+            return node.value
+        if depth > yaml_nodes.MAX_DEPTH:
+            raise InvalidYaml(
+                self._problem(node, path, f"nested more than {yaml_nodes.MAX_DEPTH} levels deep; write it flatter")
+            )
+        if node.tag is not None and node.tag not in (_TAG + "map", _TAG + "seq", "!"):
             self._refuse_tag(node, path)
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path, depth)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._value(item, (*path, i), depth + 1) for i, item in enumerate(node.value)]
-        return self._scalar(node, path)
+        if isinstance(node, yaml_nodes.Mapping):
+            self._mapping(node, path, depth)
+        else:
+            node.value = [self._value(item, (*path, i), depth + 1) for i, item in enumerate(node.nodes)]
+            self._measure(node, path, node.nodes)
+        return node.value
 
-    def _mapping(self, node: yaml.MappingNode, path: Path, depth: int) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for key_node, value_node, merged in self._pairs(node, path, 0):
-            key = self._key(key_node, path)
-            if key is None or (merged and key in values):
+    def _mapping(self, node: yaml_nodes.Mapping, path: Path, depth: int) -> None:
+        merges: list[tuple[Node, Node]] = []
+        pairs = iter(node.nodes)
+        for key_node, item in zip(pairs, pairs, strict=False):
+            if _is_merge(key_node):
+                merges.append((key_node, item))
+            elif not path and isinstance(key_node, Scalar) and key_node.text.startswith("x-"):
                 continue
-            at = (*path, key)
-            if key in values and not merged:
-                first = self._document.keys[at].line
-                self._add_problem(key_node, at, f"written twice, first in line {first}; keep one of them")
-                continue
-            self._document.keys[at] = _position(key_node)
-            values[key] = self._value(value_node, at, depth + 1)
-        return values
+            elif (key := self._key(key_node, path)) is not None and self._is_new(node, key, key_node, path):
+                node.keys[key], node.items[key] = key_node.place, item
+                node.value[key] = self._value(item, (*path, key), depth + 1)
+        for key_node, _ in merges[1:]:
+            self._add_problem(key_node, path, "'<<' is written twice; write '<<: [*a, *b]'")
+        for source in self._merged(merges[0][1], path) if merges else ():
+            self._merge(source, node, path, depth)
+        self._measure(node, path, node.items.values())
 
-    def _pairs(self, node: yaml.MappingNode, path: Path, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
-        """Yield a mapping's own pairs, then merged ones (`<<`), which they override."""
-        if depth > MAX_DEPTH:
-            raise _LimitExceeded(_too_deep())
-        merges = [value for key, value in node.value if key.tag == _TAG + "merge"]
-        for key, value in node.value:
-            if key.tag != _TAG + "merge":
-                yield key, value, False
-        for merge in merges:
-            for source in merge.value if isinstance(merge, yaml.SequenceNode) else [merge]:
-                if not isinstance(source, yaml.MappingNode):
-                    self._add_problem(merge, path, "'<<' takes an anchored mapping; write '<<: *name'")
-                    continue
-                for key, value, _ in self._pairs(source, path, depth + 1):
-                    yield key, value, True
+    def _is_new(self, node: yaml_nodes.Mapping, key: str, key_node: Node, path: Path) -> bool:
+        first = node.keys.get(key)
+        if first is not None:
+            message = f"written twice, first in {first.beside(key_node.place)}; keep one of them"
+            self._add_problem(key_node, (*path, key), message)
+        return first is None
 
-    def _key(self, node: yaml.Node, path: Path) -> str | None:
-        key = self._scalar(node, path) if isinstance(node, yaml.ScalarNode) else None
+    def _merged(self, merge: Node, path: Path) -> Iterator[yaml_nodes.Mapping]:
+        for source in merge.nodes if isinstance(merge, yaml_nodes.Sequence) else [merge]:
+            if isinstance(source, yaml_nodes.Mapping):
+                yield source
+            else:
+                self._add_problem(merge, path, "'<<' takes an anchored mapping; write '<<: *name'")
+
+    def _merge(self, source: yaml_nodes.Mapping, node: yaml_nodes.Mapping, path: Path, depth: int) -> None:
+        """Add the keys of `source` that `node` has not."""
+        self._value(source, path, depth + 1)
+        self._spend(source, len(source.items))
+        for key, item in source.items.items():
+            if key not in node.items and not (not path and key.startswith("x-")):
+                node.keys[key], node.items[key], node.value[key] = source.keys[key], item, item.value
+
+    def _measure(self, node: yaml_nodes.Mapping | yaml_nodes.Sequence, path: Path, items: Any) -> None:
+        node.size = 1 + sum(1 if isinstance(item, Scalar) else item.size for item in items)
+        if node.size > MAX_VALUES:
+            raise InvalidYaml(self._problem(node, path, _TOO_MANY))
+
+    def _spend(self, node: Node, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise InvalidYaml(self._problem(node, (), _TOO_MANY))
+
+    def _key(self, node: Node, path: Path) -> str | None:
+        if not isinstance(node, Scalar):
+            self._add_problem(node, path, "a list or mapping cannot be a key; write text")
+            return None
+        if variables.has_variables(node.text):
+            self._add_problem(
+                node, path, f"the key {node.text} has a variable, which only values may have; write its name"
+            )
+            return None
+        if node.plain and not node.text.isascii() and node.text != node.text.strip():
+            self._add_problem(node, path, f"the key '{node.text}' has no-break spaces around it; write plain spaces")
+            return None
+        key = (
+            self._resolved(node, node.text, path)
+            if node.plain and node.tag is None
+            else self._typed(node, node.text, path)
+        )
         if isinstance(key, str):
             return key
-        if isinstance(node, yaml.ScalarNode):
-            message = f'the key {node.value} is read as {kind(key)}; put it in quotes: "{node.value}"'
-        else:
-            message = "a list or mapping cannot be a key; write text"
-        self._add_problem(node, path, message)
+        self._add_problem(node, path, f'the key {node.text} is read as {kind(key)}; put it in quotes: "{node.text}"')
         return None
 
-    def _scalar(self, node: yaml.Node, path: Path) -> Any:
-        kind_of = node.tag.removeprefix(_TAG)
-        if kind_of == "str":
-            return self._text(node, path)
-        if kind_of not in yaml_scalars.FORMS:
+    def _scalar(self, node: Scalar, path: Path) -> Any:
+        text = node.text
+        if "${" in text:
+            text = self._expand(node, path)
+        plain = node.plain and (text is node.text or variables.is_variable(node.text))
+        if node.tag is not None or not plain:
+            return self._typed(node, text, path)
+        return self._resolved(node, text, path)
+
+    def _resolved(self, node: Scalar, text: str, path: Path) -> Any:
+        try:
+            return yaml_scalars.resolve(text)
+        except ValueError:
+            return self._unusable(node, "int", path)
+
+    def _typed(self, node: Scalar, text: str, path: Path) -> Any:
+        """Return the value of a scalar in quotes or with a tag."""
+        name = "str" if node.tag in (None, "!") else (node.tag or "").removeprefix(_TAG)
+        if name == "str":
+            return self._joined(node, text, path)
+        if name not in yaml_scalars.FORMS:
             self._refuse_tag(node, path)
             return None
         try:
-            return yaml_scalars.read(kind_of, node.value)
+            return yaml_scalars.read(name, text)
         except ValueError:
-            self._add_problem(node, path, f"{node.value[:40]} is not a usable {_NOUNS[kind_of]}; write another")
-            return None
+            return self._unusable(node, name, path)
 
-    def _text(self, node: yaml.Node, path: Path) -> str:
+    def _unusable(self, node: Scalar, name: str, path: Path) -> None:
+        shown = node.text if len(node.text) <= 40 else node.text[:37] + "..."
+        self._add_problem(node, path, f"{shown} is not a usable {_NOUNS[name]}; write another")
+
+    def _expand(self, node: Scalar, path: Path) -> str:
+        try:
+            text = variables.expand(node.text, self._environment)
+        except variables.InvalidVariable as error:
+            self._add_problem(node, path, str(error))
+            return ""
+        self._expanded -= len(text)
+        if self._expanded < 0:
+            raise InvalidYaml(self._problem(node, path, "the values of the variables are too long; shorten them"))
+        node.source = node.text
+        self._document.variables[text] = node.text
+        return text
+
+    def _joined(self, node: Scalar, text: str, path: Path) -> str:
         """Join escapes such as "\\ud83d\\ude00", which JSON has for one character."""
-        text: str = node.value
+        if text.isascii():
+            return text
         try:
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
             self._add_problem(node, path, "has half of a surrogate pair; write the character itself")
             return text.encode("ascii", "replace").decode()
 
-    def _refuse_tag(self, node: yaml.Node, path: Path) -> None:
-        self._add_problem(node, path, f"the tag {node.tag.replace(_TAG, '!!')} is not supported; remove it")
+    def _refuse_tag(self, node: Node, path: Path) -> None:
+        self._add_problem(node, path, f"the tag {(node.tag or '').replace(_TAG, '!!')} is not supported; remove it")
 
-    def _add_problem(self, node: yaml.Node, path: Path, message: str) -> None:
-        position = _position(node)
-        self._document.problems.append(Problem(position.line, position.column, dotted(path), message))
+    def _add_problem(self, node: Node, path: Path, message: str) -> None:
+        self._document.problems.append(self._problem(node, path, message))
 
-
-def _position(node: yaml.Node) -> Position:
-    return Position(node.start_mark.line + 1, node.start_mark.column + 1)
+    def _problem(self, node: Node, path: Path, message: str) -> Problem:
+        return Problem(node.place, dotted(path), message)
 
 
-def kind(value: object) -> str:
-    """Describe a value for a message."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return f"the value {str(value).lower()}"
-    if isinstance(value, int):
-        return f"the number {value}" if abs(value) < 10**20 else "a number"
-    if isinstance(value, float):
-        return f"the number {value:g}" if math.isfinite(value) else "no finite number"
-    if isinstance(value, str):
-        value = redacted(value)
-        return f"the text '{value if len(value) <= 40 else value[:37] + '...'}'"
-    return "a list" if isinstance(value, list) else "a mapping"
+_TOO_MANY = f"more than {MAX_VALUES} values; use fewer anchors, or make the file smaller"
+
+
+def _is_merge(node: Node) -> bool:
+    return isinstance(node, Scalar) and node.plain and node.tag is None and node.text == "<<"

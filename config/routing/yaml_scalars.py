@@ -16,6 +16,9 @@ _INT = re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z")
 _NUMBER = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 _FLOAT = re.compile(rf"(?:{_NUMBER}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
 
+_FIRST = frozenset("+-.0123456789nN~tTfF") | {""}
+"""First characters of scalars that may be something else than text."""
+
 FORMS = {"null": _NULL, "bool": _BOOL, "int": _INT, "float": _FLOAT}
 """Kind -> form, in the order in which they are tried. What has none of these forms is text."""
 
@@ -25,6 +28,16 @@ def read(kind: str, text: str) -> Scalar:
     if not FORMS[kind].match(text):
         raise ValueError(f"not of the kind {kind}")
     return _READERS[kind](text)
+
+
+def resolve(text: str) -> Scalar:
+    """Return the value of a plain scalar. Raises ValueError for a number of too many digits."""
+    if text[:1] not in _FIRST:
+        return text
+    for kind, form in FORMS.items():
+        if form.match(text):
+            return _READERS[kind](text)
+    return text
 
 
 def is_number(text: str) -> bool:

@@ -10,8 +10,8 @@ import msgspec
 
 from vllama_pool.config.printable import printable
 from vllama_pool.config.redaction import redacted
+from vllama_pool.config.routing.places import dotted
 from vllama_pool.config.routing.table import RoutingError, RoutingTable
-from vllama_pool.config.routing.yaml_document import dotted
 from vllama_pool.router.routing.lint import Remark, place_of
 
 ERROR, WARNING = "error", "warning"
@@ -32,7 +32,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 def errors_of(error: RoutingError) -> list[Finding]:
     return [
-        Finding(ERROR, error.file, problem.line, problem.column, problem.key, _clean(problem.message))
+        Finding(ERROR, problem.file, problem.line, problem.column, problem.key, _clean(problem.message))
         for problem in error.problems
     ]
 

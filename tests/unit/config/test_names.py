@@ -273,3 +273,17 @@ def test_long_names_are_not_cached() -> None:
         assert tracemalloc.get_traced_memory()[0] < 5_000_000
     finally:
         tracemalloc.stop()
+
+
+@given(
+    st.text(alphabet="aZ0_.-:/ lco", max_size=12)
+    | st.sampled_from(["x:local", "x:8b-cloud", "local", "a-cloud", "x:CLOUD"])
+)
+def test_a_name_without_parts_is_read_as_any_other(text: str) -> None:
+    """An explicit default namespace takes the general path."""
+    try:
+        name = parse(f"library/{text}")
+    except InvalidName:
+        return
+    if "/" not in text and not text.startswith(" "):
+        assert parse(text) == name

@@ -4,11 +4,11 @@ import pytest
 
 from vllama_pool.config.routing.checks import find_conflicts
 from vllama_pool.config.routing.fallback_loops import fallback_loops, find_loops
-from vllama_pool.config.routing.yaml_document import Problem, parse
+from vllama_pool.config.routing.yaml_document import parse
 
 
 def loops(text: str) -> list[tuple[int, str]]:
-    return [(problem.line, problem.message) for problem in fallback_loops(parse(text.encode()))]
+    return [(problem.line, problem.message) for problem in fallback_loops(parse(text.encode(), "f.yaml"))]
 
 
 def circle(*names: str) -> str:
@@ -48,7 +48,7 @@ def test_a_long_chain_is_searched_without_recursion() -> None:
 
 
 def messages(text: str) -> list[str]:
-    problems: list[Problem] = find_conflicts(parse(text.encode()))
+    problems = find_conflicts(parse(text.encode(), "f.yaml"))
     return [problem.message for problem in problems if "{" in problem.message]
 
 
@@ -72,6 +72,6 @@ def test_references_without_a_star_are_refused(text: str, expected: list[str]) -
 
 def test_one_model_may_be_listed_once_for_each_sort_of_workers() -> None:
     twice = "models: {a: {serve: [{model: x, workers: {require: [h100]}}, {model: x, workers: {require: [a100]}}]}}"
-    assert not [each for each in find_conflicts(parse(twice.encode())) if "twice" in each.message]
+    assert not [each for each in find_conflicts(parse(twice.encode(), "f.yaml")) if "twice" in each.message]
     same = twice.replace("a100", "h100")
-    assert [each for each in find_conflicts(parse(same.encode())) if "twice" in each.message]
+    assert [each for each in find_conflicts(parse(same.encode(), "f.yaml")) if "twice" in each.message]

@@ -9,11 +9,11 @@ from vllama_pool.config.routing.yaml_document import parse
 
 
 def messages(text: str) -> list[str]:
-    document = parse(text.encode())
+    document = parse(text.encode(), "f.yaml")
     assert document.problems == []
     with pytest.raises(ValidationError) as raised:
         RoutingFile.model_validate(document.value)
-    return [problem.located("f.yaml") for problem in sorted(problem_for(e, document) for e in raised.value.errors())]
+    return [str(problem) for problem in sorted(problem_for(e, document) for e in raised.value.errors())]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def messages(text: str) -> list[str]:
         (
             "models: {x: {serve: [{model: a, weight: -1}]}}\n",
             "f.yaml:1:41: models.x.serve[0].weight: should be greater than or equal to 0, got the number -1; "
-            "correct it",
+            "write 0 or more",
         ),
         (
             "models: {x: {serve: [{model: a, weight: 1.5}]}}\n",
@@ -63,7 +63,8 @@ def messages(text: str) -> list[str]:
         ),
         (
             "models: {x: {stream_interval: 0}}\n",
-            "f.yaml:1:31: models.x.stream_interval: should be greater than or equal to 1, got the number 0; correct it",
+            "f.yaml:1:31: models.x.stream_interval: should be greater than or equal to 1, got the number 0; "
+            "write 1 or more",
         ),
         (
             "models: {x: {stream_interval: '4'}}\n",
@@ -81,7 +82,8 @@ def messages(text: str) -> list[str]:
         ),
         (
             "workers: [{url: 'http://a', name: 'a b'}]\n",
-            "f.yaml:1:35: workers[0].name: the text 'a b' may only have A-Z a-z 0-9 _ . -; rename it",
+            "f.yaml:1:35: workers[0].name: the text 'a b' may only have A-Z a-z 0-9 _ . -, and begins with a "
+            "letter, digit or _; rename it",
         ),
     ],
 )
@@ -104,15 +106,15 @@ def test_a_message_has_the_position_what_is_wrong_and_what_to_do(text: str, line
         ("use_mmap: yes", "expected true or false, got the text 'yes'; write true"),
         ("use_mmap: 'Off'", "expected true or false, got the text 'Off'; write false"),
         ("temperature: true", "expected a number, got the value true; correct it"),
-        ("temperature: .nan", "should be a finite number, got no finite number; correct it"),
-        ("temperature: -1", "should be greater than or equal to 0, got the number -1; correct it"),
-        ("top_p: 1.5", "should be less than or equal to 1, got the number 1.5; correct it"),
+        ("temperature: .nan", "should be a finite number, got no finite number; write another number"),
+        ("temperature: -1", "should be greater than or equal to 0, got the number -1; write 0 or more"),
+        ("top_p: 1.5", "should be less than or equal to 1, got the number 1.5; write 1 or less"),
         ("num_predict: 1.5", "expected a whole number, got the number 1.5; correct it"),
         ("num_ctx: many", "expected a whole number, got the text 'many'; correct it"),
         ("use_mmap: 1", "expected true or false, got the number 1; correct it"),
         ("stop: x", "expected a list, got the text 'x'; write it in brackets: [x]"),
         ("stop: [1]", "expected text, got the number 1; put it in quotes"),
-        ("repeat_penalty: 0", "should be greater than 0, got the number 0; correct it"),
+        ("repeat_penalty: 0", "should be greater than 0, got the number 0; write more than 0"),
     ],
 )
 def test_an_invalid_option_is_described(option: str, message: str) -> None:
@@ -133,6 +135,6 @@ def test_a_long_list_in_a_message_is_shortened() -> None:
 
 
 def test_an_error_without_a_message_of_its_own_is_described_by_its_value() -> None:
-    document = parse(b"models: {x: 1}\n")
+    document = parse(b"models: {x: 1}\n", "f.yaml")
     problem = problem_for({"type": "new_in_pydantic", "loc": ("models", "x"), "input": 1}, document)
     assert problem.message == "expected another value, got the number 1; correct it"

@@ -103,7 +103,7 @@ def test_all_problems_are_reported_in_file_order() -> None:
 
 
 def test_a_syntax_error_is_reported_with_its_position() -> None:
-    what = "not YAML: expected ',' or ']', but got '<stream end>'; check the indentation and the quotes"
+    what = "no ',' or ']' where one is due; close the '[' of line 1, or put the text in quotes"
     assert problems("a: [1\n") == [f"f.yaml:2:1: {what}"]
 
 

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_pool.config.routing.yaml_document import MAX_BYTES, Position, Problem, dotted, parse
+from vllama_pool.config.routing import yaml_document
+from vllama_pool.config.routing.places import Place, Problem, dotted
+from vllama_pool.config.routing.yaml_document import MAX_BYTES, Document
+
+
+def parse(data: bytes, **environment: str) -> Document:
+    return yaml_document.parse(data, "f.yaml", environment)
+
+
+def at(line: int, column: int) -> Place:
+    return Place("f.yaml", line, column)
 
 
 def only_problem(text: str | bytes) -> Problem:
@@ -18,11 +28,11 @@ def test_positions_of_keys_and_values_are_recorded() -> None:
     document = parse(b"models:\n  x:\n    serve: [a, {model: b}]\nworkers:\n  - url: u\n")
     assert document.value == {"models": {"x": {"serve": ["a", {"model": "b"}]}}, "workers": [{"url": "u"}]}
     assert document.problems == []
-    assert document.key_position(("models", "x")) == Position(2, 3)
-    assert document.value_position(("models", "x", "serve")) == Position(3, 12)
-    assert document.value_position(("models", "x", "serve", 1, "model")) == Position(3, 24)
-    assert document.key_position(("workers", 0)) == Position(5, 5)
-    assert document.key_position(("workers", 0, "missing")) == Position(5, 5)
+    assert document.key_place(("models", "x")) == at(2, 3)
+    assert document.value_place(("models", "x", "serve")) == at(3, 12)
+    assert document.value_place(("models", "x", "serve", 1, "model")) == at(3, 24)
+    assert document.key_place(("workers", 0)) == at(5, 5)
+    assert document.key_place(("workers", 0, "missing")) == at(5, 5)
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "\ufeff"])
@@ -116,9 +126,9 @@ def test_keys_that_are_texts_in_yaml_1_2_need_no_quotes(key: str) -> None:
         ("a: 1\na: 2\n", 2, "written twice, first in line 1"),
         ("a:\n\tb: 1\n", 2, "a tab; indent with spaces"),
         ("a: b: c\n", 1, "check the indentation"),
-        ("a: [1\nb: 2\n", 2, "not YAML"),
+        ("a: [1\nb: 2\n", 2, "close the '[' of line 1"),
         ("a: 1\n---\nb: 2\n", 2, "a second document begins"),
-        ("a: *nowhere\n", 1, "undefined alias"),
+        ("a: *nowhere\n", 1, "no anchor '&nowhere' above it in this file"),
         ("a: !!python/object/apply:os.system ['true']\n", 1, "the tag !!python/object/apply:os.system"),
         ("a: !thing {b: 1}\n", 1, "the tag !thing is not supported"),
         ("a: !secret x\n", 1, "the tag !secret is not supported"),
@@ -136,16 +146,19 @@ def test_keys_that_are_texts_in_yaml_1_2_need_no_quotes(key: str) -> None:
         ('a: "\\ud83d"\n', 1, "half of a surrogate pair; write the character itself"),
         ("a: 1\nb: \x01\n", 2, "a control character"),
         ("a: " + "9" * 5000 + "\n", 1, "not a usable number"),
-        ("a: &x [*x]\n", 1, "levels deep"),
+        ("a: &x [*x]\n", 1, "the alias '*x' is inside its own anchor"),
         ("a: " + "[" * 50_000, 1, "levels deep"),
-        (b"#" * (MAX_BYTES + 1), 0, "larger than 512 KiB"),
     ],
 )
-def test_syntax_errors_have_a_position(text: str | bytes, line: int, what: str) -> None:
+def test_syntax_errors_have_a_place(text: str | bytes, line: int, what: str) -> None:
     problem = only_problem(text)
     assert problem.line == line
     assert what in problem.message
     assert ";" in problem.message
+
+
+def test_a_file_may_not_be_too_large() -> None:
+    assert str(only_problem(b"#" * (MAX_BYTES + 1))) == "f.yaml: larger than 4 MiB; make it smaller"
 
 
 def test_bytes_that_are_not_utf_8_have_a_column() -> None:
@@ -186,13 +199,13 @@ def test_merge_keys_are_overridden_by_own_keys() -> None:
 def test_anchor_expansion_is_limited() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [" + ", ".join([f"*a{i - 1}"] * 10) + "]" for i in range(1, 9)]
-    assert "more than 100000 values" in only_problem("\n".join(lines)).message
+    assert "more than 500000 values" in only_problem("\n".join(lines)).message
 
 
 def test_paths_and_problems_are_formatted() -> None:
     assert dotted(("models", "llama3.2", "serve", 0, "model")) == "models.llama3.2.serve[0].model"
-    assert Problem(3, 4, "a.b", "bad; fix it").located("f.yaml") == "f.yaml:3:4: a.b: bad; fix it"
-    assert Problem(0, 0, "", "gone; name another").located("f.yaml") == "f.yaml: gone; name another"
+    assert str(Problem(at(3, 4), "a.b", "bad; fix it")) == "f.yaml:3:4: a.b: bad; fix it"
+    assert str(Problem(Place("f.yaml"), "", "gone; name another")) == "f.yaml: gone; name another"
 
 
 @given(st.text(alphabet="ab:-[]{}&*<!|>\"'#\n\t 1.~?", max_size=80) | st.binary(max_size=60))

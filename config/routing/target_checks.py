@@ -1,0 +1,91 @@
+"""Finds conflicts in the served models of a routing file's entries. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from vllama_pool.config import names
+from vllama_pool.config.routing.entries import entries, entry_key, fallbacks, mapping_of, targets, texts_of
+from vllama_pool.config.routing.places import Path, Place, Problem, dotted
+from vllama_pool.config.routing.yaml_document import Document
+
+_CAPTURE = re.compile(r"\{([1-9])\}")
+
+_Targets = list[tuple[Path, str]]
+
+
+def target_problems(document: Document) -> Iterator[Problem]:
+    known = {entry_key(name): (name, targets(name, entry)) for name, entry in entries(document)}
+    for name, entry in entries(document):
+        own = targets(name, entry)
+        yield from _twice(document, own)
+        yield from _chained(document, name, own, known)
+        yield from _captures(document, name, [*own, *fallbacks(name, entry)])
+        yield from _weights(document, name, entry.get("serve"))
+        yield from _selector(document, ("models", name, "workers"), entry.get("workers"))
+
+
+def _twice(document: Document, own: _Targets) -> Iterator[Problem]:
+    """Find models that are listed twice with the same workers."""
+    if len(own) == 1:
+        return
+    places: dict[tuple[str, str], Place] = {}
+    for path, target in own:
+        place = document.value_place(path)
+        first = places.setdefault((names.lookup_key(target), _workers_at(document, path)), place)
+        if first is not place:
+            message = f"'{target}' is listed twice, first in {first.beside(place)}; give it one weight"
+            yield Problem(place, dotted(path), message)
+
+
+def _workers_at(document: Document, path: Path) -> str:
+    """The same model may be listed for different workers."""
+    item = document.node(path[:-1])
+    return repr(mapping_of(item.value if item else None).get("workers")) if path[-1] == "model" else "None"
+
+
+def _chained(document: Document, name: str, own: _Targets, known: dict[str, tuple[str, _Targets]]) -> Iterator[Problem]:
+    """Find served models that are other entries: entries cannot be chained, so that they form no cycle."""
+    for path, target in own:
+        key = names.lookup_key(target)
+        other, others = known.get(key, (name, []))
+        if other == name or any(names.lookup_key(text) == key for _, text in others):
+            continue
+        place = document.value_place(path)
+        served = others[0][1] if others else "a served model"
+        where = document.key_place(("models", other)).beside(place)
+        message = (
+            f"'{target}' is another entry, in {where}; write what workers serve, such as '{served}', "
+            f"or make '{name}' an alias of it"
+        )
+        yield Problem(place, dotted(path), message)
+
+
+def _captures(document: Document, name: str, texts: _Targets) -> Iterator[Problem]:
+    """Find `{1}` and so on without a `*` that they stand for."""
+    stars = name.count("*")
+    for path, text in texts:
+        number = max((int(found) for found in _CAPTURE.findall(text)), default=0)
+        if number > stars and text != name:
+            few = f"has {stars} of them" if stars else "has none"
+            message = f"{{{number}}} stands for a '*' of the entry's name, which {few}; correct it"
+            yield Problem(document.value_place(path), dotted(path), message)
+
+
+def _weights(document: Document, name: str, serve: Any) -> Iterator[Problem]:
+    items = serve if isinstance(serve, list) else []
+    for i, item in enumerate(items):
+        yield from _selector(document, ("models", name, "serve", i, "workers"), mapping_of(item).get("workers"))
+    if items and all(isinstance(item, dict) and item.get("weight") == 0 for item in items):
+        path = ("models", name, "serve")
+        yield Problem(document.value_place(path), dotted(path), "all weights are 0; give one a weight of 1 or more")
+
+
+def _selector(document: Document, path: Path, selector: Any) -> Iterator[Problem]:
+    excluded = {tag for _, tag in texts_of(mapping_of(selector).get("exclude"))}
+    for i, tag in texts_of(mapping_of(selector).get("require")):
+        if tag in excluded:
+            at = (*path, "require", i)
+            yield Problem(document.value_place(at), dotted(at), f"'{tag}' is also excluded; remove one of them")

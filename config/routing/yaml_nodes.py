@@ -1,0 +1,147 @@
+"""Builds a tree of nodes with their places from YAML's events, without recursion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from vllama_pool.config.routing.places import InvalidYaml, Place, Problem
+from vllama_pool.config.routing.yaml_parser import EventParser
+
+MAX_DEPTH = 64
+MAX_NODES = 1_000_000
+
+
+@dataclass(slots=True, eq=False)
+class Scalar:
+    place: Place
+    text: str
+    tag: str | None = None
+    plain: bool = True
+    """Without quotes."""
+    value: Any = None
+    """Set by the reader, as are all fields below."""
+    source: str = ""
+    """The text as written, if a part of the value came from the environment."""
+    is_read: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    place: Place
+    tag: str | None = None
+    nodes: list[Node] = field(default_factory=list)
+    value: list[Any] = field(default_factory=list)
+    size: int = 1
+    """Values in it, with itself and after the expansion of aliases."""
+    is_read: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Mapping:
+    place: Place
+    tag: str | None = None
+    nodes: list[Node] = field(default_factory=list)
+    """Keys and values in turn."""
+    value: dict[str, Any] = field(default_factory=dict)
+    items: dict[str, Node] = field(default_factory=dict)
+    keys: dict[str, Place] = field(default_factory=dict)
+    size: int = 1
+    is_read: bool = False
+
+
+Node = Scalar | Sequence | Mapping
+
+
+def compose(parser: EventParser, file: str) -> Node | None:
+    """Return the document's top node. Raises InvalidYaml, and YAMLError for syntax."""
+    composer = _Composer(file)
+    while (event := parser.get_event()) is not None:
+        composer.add(event)
+    return composer.root
+
+
+class _Composer:
+    def __init__(self, file: str) -> None:
+        self.root: Node | None = None
+        self._file = file
+        self._open: list[Sequence | Mapping] = []
+        self._anchors: dict[str, tuple[Node, Place]] = {}
+        self._count = self._documents = 0
+        self._handlers: dict[type[yaml.Event], Callable[[Any], None]] = {
+            yaml.ScalarEvent: self._scalar,
+            yaml.MappingStartEvent: self._mapping,
+            yaml.SequenceStartEvent: self._sequence,
+            yaml.MappingEndEvent: self._end,
+            yaml.SequenceEndEvent: self._end,
+            yaml.AliasEvent: self._alias,
+            yaml.DocumentStartEvent: self._document,
+        }
+
+    def add(self, event: yaml.Event) -> None:
+        handler = self._handlers.get(type(event))
+        if handler:
+            handler(event)
+
+    def _scalar(self, event: yaml.ScalarEvent) -> None:
+        node = Scalar(self._place(event), event.value, event.tag, not event.style)
+        if event.anchor is not None:
+            self._set_anchor(event.anchor, node)
+        self._append(node)
+
+    def _mapping(self, event: yaml.MappingStartEvent) -> None:
+        self._begin(Mapping(self._place(event), event.tag), event)
+
+    def _sequence(self, event: yaml.SequenceStartEvent) -> None:
+        self._begin(Sequence(self._place(event), event.tag), event)
+
+    def _begin(self, node: Sequence | Mapping, event: yaml.CollectionStartEvent) -> None:
+        if event.anchor is not None:
+            self._set_anchor(event.anchor, node)
+        self._append(node)
+        self._open.append(node)
+        if len(self._open) > MAX_DEPTH:
+            raise self._invalid(event, f"nested more than {MAX_DEPTH} levels deep; write it flatter")
+
+    def _end(self, event: yaml.Event) -> None:
+        self._open.pop()
+
+    def _alias(self, event: yaml.AliasEvent) -> None:
+        name = event.anchor
+        node, _ = self._anchors.get(name or "", (None, None))
+        if node is None:
+            raise self._invalid(event, f"no anchor '&{name}' above it in this file; add it, or put the text in quotes")
+        if node in self._open:
+            raise self._invalid(event, f"the alias '*{name}' is inside its own anchor, without end; remove it")
+        self._append(node)
+
+    def _document(self, event: yaml.Event) -> None:
+        self._documents += 1
+        if self._documents > 1:
+            raise self._invalid(event, "a second document begins; keep one document in a file")
+
+    def _append(self, node: Node) -> None:
+        self._count += 1
+        if self._count > MAX_NODES:
+            raise InvalidYaml(Problem(node.place, "", f"more than {MAX_NODES} values; make the file smaller"))
+        if self._open:
+            self._open[-1].nodes.append(node)
+        else:
+            self.root = node
+
+    def _set_anchor(self, name: str, node: Node) -> None:
+        if name in self._anchors:
+            first = self._anchors[name][1]
+            message = f"the anchor '&{name}' is also set in {first.beside(node.place)}; rename one of them"
+            raise InvalidYaml(Problem(node.place, "", message))
+        self._anchors[name] = (node, node.place)
+
+    def _place(self, event: yaml.Event) -> Place:
+        mark = event.start_mark
+        return Place(self._file, mark.line + 1, mark.column + 1) if mark else Place(self._file)
+
+    def _invalid(self, event: yaml.Event, message: str) -> InvalidYaml:
+        return InvalidYaml(Problem(self._place(event), "", message))
