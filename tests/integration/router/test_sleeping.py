@@ -70,6 +70,8 @@ async def test_requests_sent_to_a_worker_that_has_just_fallen_asleep_move_to_ano
         httpx.AsyncClient(trust_env=False) as ops,
         fleet(tmp_path, {}, table=static(one=one, two=two)) as running,
     ):
+        for worker in (one, two):
+            await auntil(lambda worker=worker: worker.requests[COMPLETIONS] >= 2, 10, "its abilities are detected")
         await ops.post(f"{one.url}/sleep")
         answers = await asyncio.gather(*(running.http.post("/api/chat", json=CHAT) for _ in range(8)))
         assert [answer.status_code for answer in answers] == [200] * 8
