@@ -173,9 +173,10 @@ def create_app(
         metrics.refused(refusal.reason)
         refusal_log.refused(refusal)
 
-    keyring = Keyring(settings, metrics.usage)
-    keyring.check(table)
-    access = Access.from_settings(settings, keyring.grants(table.entries, routes.names_of), [socket.gethostname()])
+    keyring = Keyring(settings, metrics.usage, instance.total)
+    keys = keyring.read(table, routes.names_of)
+    keyring.use(keys)
+    access = Access.from_settings(settings, keys.grants, [socket.gethostname()])
     dispatcher = _serve(settings, hot, handlers, lifespan)
     return Gate(dispatcher, access, finished, on_refusal, collaborators.clock.monotonic_ns)
 

@@ -9,7 +9,8 @@ Exception
 │   ├── TooLarge             413
 │   ├── UnknownEncoding      415: the body is compressed
 │   ├── NoWorker             503: the model is known, but no worker is available
-│   └── ServerBusy           503: too many requests are waiting
+│   ├── ServerBusy           503: too many requests are waiting
+│   └── TooManyRequests      429: the client's key or team has too many requests in progress
 └── AttemptFailed            one attempt on one worker failed
     ├── Lost                 refused, reset, timed out, engine dead: another worker at once; this one is suspect
     ├── Busy                 429, or vLLM's admission 503: another worker; this one is healthy
@@ -83,6 +84,10 @@ class NoWorker(ClientError):
 
 class ServerBusy(ClientError):
     status = 503
+
+
+class TooManyRequests(ClientError):
+    status = 429
 
 
 class AttemptFailed(Exception):

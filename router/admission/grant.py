@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vllama_pool.router.admission.cap import Cap
 from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.telemetry.usage import Usage
 
@@ -12,15 +13,22 @@ GRANT = "vllama.grant"
 class Grant:
     """One key's, shared by its requests."""
 
-    __slots__ = ("name", "rights", "team", "usage")
+    __slots__ = ("caps", "name", "rights", "team", "usage")
 
     def __init__(
-        self, name: str = "", team: str = "", *, rights: Rights | None = None, usage: Usage | None = None
+        self,
+        name: str = "",
+        team: str = "",
+        *,
+        rights: Rights | None = None,
+        caps: tuple[Cap, ...] = (),
+        usage: Usage | None = None,
     ) -> None:
-        """`rights` None: all models. `usage`: where its requests are counted."""
+        """`rights` None: all models. `caps`: the team's, then the key's. `usage`: where its requests are counted."""
         self.name = name
         self.team = team
         self.rights = rights
+        self.caps = caps
         self.usage = usage if usage is not None else Usage()
 
     def __repr__(self) -> str:

@@ -2,47 +2,94 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 from vllama_pool.config.routing.key_checks import check_keys
-from vllama_pool.config.routing.schema import Key, RoutingFile, Team
+from vllama_pool.config.routing.schema import Caps, Key, Team
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.config.startup_checks import needs_keys
+from vllama_pool.router.admission.cap import Cap
 from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.routing.rights import NameList, NamesOf, Rights
 from vllama_pool.router.telemetry.usage import UsageByKey
 
 _NO_TEAM = Team()
+_Holder = tuple[str, str]
+"""A kind, "key" or "team", and a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTable:
+    """The keys of one revision."""
+
+    grants: Mapping[bytes, Grant]
+    """By the SHA-256 of the key."""
+    limits: Mapping[_Holder, int]
+    """Requests in progress, of all router processes together."""
 
 
 class Keyring:
-    """Makes the grants of each revision of the routing file. What a key has used survives."""
+    """Makes the grants of each revision of the routing file. Counters are kept by name, and survive."""
 
-    def __init__(self, settings: RouterSettings, usage: UsageByKey) -> None:
-        """Keys of VLLAMA_API_KEYS may use all models."""
+    def __init__(
+        self,
+        settings: RouterSettings,
+        usage: UsageByKey,
+        processes: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`processes`: those that share the limits. `clock` returns monotonic seconds."""
         self._keys = settings.api_keys
         self._allow_anonymous = settings.allow_anonymous
         self._required = needs_keys(settings)
         self._usage = usage
+        self._processes = processes
+        self._clock = clock
+        self._caps: dict[_Holder, Cap] = {}
 
-    def check(self, table: RoutingTable) -> None:
-        """Raise RoutingError for keys that VLLAMA_API_KEYS has, too, and for a reload that would open the router to
-        anonymous requests: it may come from a file that is being written."""
+    def read(self, table: RoutingTable, names_of: NamesOf) -> KeyTable:
+        """Return the keys of a table, which `use` makes the present one. `names_of`: of the same revision.
+
+        Keys of VLLAMA_API_KEYS may use all models. Raises RoutingError for keys that VLLAMA_API_KEYS has, too, and for
+        a reload that would open the router to anonymous requests: its file may be half-written.
+        """
         check_keys(table, self._keys, required=self._required)
-
-    def grants(self, file: RoutingFile, names_of: NamesOf) -> dict[bytes, Grant]:
-        """Return the grants by the SHA-256 of the key. `names_of`: of this revision."""
-        teams = file.teams or {}
+        keys, teams = table.entries.keys or {}, table.entries.teams or {}
+        limits = {
+            **{("team", name): limit for name, team in teams.items() if (limit := _concurrency(team.limits))},
+            **{("key", name): limit for name, key in keys.items() if (limit := _concurrency(key.limits))},
+        }
         rights = _RightsByModels(names_of)
         grants = {key.digest: Grant(key.name, usage=self._usage.of("", key.name)) for key in self._keys}
-        for name, key in (file.keys or {}).items():
+        for name, key in keys.items():
             team = teams.get(key.team or "", _NO_TEAM)
-            grants[bytes.fromhex(key.sha256)] = self._grant(name, key, rights.of(key.models, team.models))
-        self._required = self._required or bool(grants and not self._allow_anonymous)
-        return grants
+            holders = [("team", key.team or ""), ("key", name)]
+            caps = tuple(self._cap(holder) for holder in holders if holder in limits)
+            grants[bytes.fromhex(key.sha256)] = self._grant(name, key, rights.of(key.models, team.models), caps)
+        return KeyTable(grants, limits)
 
-    def _grant(self, name: str, key: Key, rights: Rights | None) -> Grant:
+    def use(self, keys: KeyTable) -> None:
+        """Set the limits of a table. Requests in progress go on."""
+        for holder, cap in self._caps.items():
+            limit = keys.limits.get(holder)
+            cap.set_limit(limit, None if limit is None else math.ceil(limit / self._processes))
+        self._required = self._required or bool(keys.grants and not self._allow_anonymous)
+
+    def _cap(self, holder: _Holder) -> Cap:
+        cap = self._caps.get(holder)
+        if cap is None:
+            kind, name = holder
+            text = f"the API key '{name}'" if kind == "key" else f"the team '{name}'"
+            cap = self._caps[holder] = Cap(text, self._clock)
+        return cap
+
+    def _grant(self, name: str, key: Key, rights: Rights | None, caps: tuple[Cap, ...]) -> Grant:
         team = key.team or ""
-        return Grant(name, team, rights=rights, usage=self._usage.of(team, name))
+        return Grant(name, team, rights=rights, caps=caps, usage=self._usage.of(team, name))
 
 
 class _RightsByModels:
@@ -61,3 +108,7 @@ class _RightsByModels:
         if rights is None:
             rights = self._made[limiting] = Rights(map(NameList, limiting), self._names_of)
         return rights
+
+
+def _concurrency(caps: Caps | None) -> int | None:
+    return caps.concurrency if caps is not None else None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vllama_pool.router.admission.bound import BUSY
-from vllama_pool.router.errors import ServerBusy
+from vllama_pool.router.errors import ClientError, ServerBusy
 
 MAX_RETRY_AFTER = 600
 """Seconds."""
@@ -100,9 +100,14 @@ class AdmissionQueue:
             raise self.busy()
         return ticket
 
-    def busy(self) -> ServerBusy:
+    def busy(self) -> ClientError:
         """Return the error of a request that may not wait, or not longer."""
-        return ServerBusy(BUSY, retry_after=self._retry_after())
+        return ServerBusy(BUSY, retry_after=self.retry_after())
+
+    def retry_after(self) -> int:
+        """Return the seconds in which those that wait now, and one more, get their turn."""
+        rounds = (len(self._waiting) + 1) / max(1, self._limits.places or 1)
+        return max(1, min(MAX_RETRY_AFTER, math.ceil(rounds * self._mean_duration)))
 
     def set_limits(self, limits: QueueLimits) -> None:
         """Change the limits. Requests that have a place or wait for one keep it."""
@@ -133,8 +138,3 @@ class AdmissionQueue:
     def _hand_over(self, ticket: Ticket) -> None:
         self.in_progress += 1
         ticket.held_since = self._clock()
-
-    def _retry_after(self) -> int:
-        """Return the seconds in which those that wait now, and one more, get their turn."""
-        rounds = (len(self._waiting) + 1) / max(1, self._limits.places or 1)
-        return max(1, min(MAX_RETRY_AFTER, math.ceil(rounds * self._mean_duration)))

@@ -91,7 +91,9 @@ class InferenceHandler:
             use = self.expiry.begin(resolution.listed, request.keep_alive, arrived, self.clock.time_ns())
             try:
                 if direct is None:
-                    call = ForwardRequest(operation, request, resolution, arrived, len(body), decision, asker=asker)
+                    call = ForwardRequest(
+                        operation, request, resolution, arrived, len(body), decision, grant.caps, asker
+                    )
                     del request, body, asker  # the prompt, which `call` forgets when the response begins
                     grant.begin()
                     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 import pytest_asyncio
 
 from tests.support.fleet.live import Fleet, fleet
-from tests.support.operations import REQUESTS, Request, is_whole
+from tests.support.operations import HELLO, REQUESTS, Request, error_text, is_whole
 from tests.support.tables import routing_table
+from tests.support.until import auntil
 from vllama_pool.config.api_keys import ApiKey, digest
+from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -28,14 +31,18 @@ TABLE = routing_table(
         "plan": {"aliases": ["idea"]},
         "gone": {"serve": "not-served-now"},
     },
-    teams={"blue": {"models": ["tiny*"]}, "red": {}},
+    teams={"blue": {"models": ["tiny*"]}, "red": {}, "small": {"limits": {"concurrency": 1}}},
     keys={
         "anna": {"sha256": digest("annas-key").hex(), "team": "blue"},
         "bob": {"sha256": digest("bobs-key").hex(), "team": "red"},
+        "dora": {"sha256": digest("doras-key").hex(), "team": "small"},
+        "emil": {"sha256": digest("emils-key").hex(), "limits": {"concurrency": 1}},
         "carol": {"sha256": digest("carols-key").hex(), "team": "blue", "models": ["smol", "plan"]},
     },
 )
-ANNA, BOB, CAROL, CI = ({"authorization": f"Bearer {name}s-key"} for name in ("anna", "bob", "carol", "ci"))
+ANNA, BOB, CAROL, CI, DORA, EMIL = (
+    {"authorization": f"Bearer {name}s-key"} for name in ("anna", "bob", "carol", "ci", "dora", "emil")
+)
 ANTHROPIC = {"anthropic-version": "2023-06-01"}
 HIDDEN = {"plan": "nope", "idea": "nape", "gone": "nine", "mine": "none", "plan:latest": "nope:latest"}
 """Names that Anna may not use, each with an unknown one of its length."""
@@ -211,3 +218,39 @@ def _value(samples: dict[str, float], name: str, **labels: str) -> float:
 async def test_a_request_without_a_key_is_refused_if_only_the_file_has_keys(running: Fleet) -> None:
     for headers in ({}, {"authorization": "Bearer wrong"}):
         assert (await running.http.get("/api/tags", headers=headers)).status_code == 401
+
+
+@pytest.mark.parametrize(("headers", "holder"), [(DORA, "the team 'small'"), (EMIL, "the API key 'emil'")])
+@pytest.mark.parametrize("request_", REQUESTS, ids=map(str, REQUESTS))
+async def test_a_key_over_its_limit_gets_a_429_in_the_format_of_the_api(
+    running: Fleet, request_: Request, headers: dict[str, str], holder: str
+) -> None:
+    """Another key is served meanwhile, and the same key once its request has ended."""
+    name = "tiny-embed" if request_.embeds else "tiny"
+    hanging = {"model": "plan", "messages": HELLO}
+    running["c"].set_faults([faults.Hang()])
+    first = asyncio.create_task(running.http.post("/api/chat", json=hanging, headers=headers))
+    try:
+        await auntil(lambda: _in_flight(running, 1), 10, "the request to run")
+        refused = await running.http.post(request_.path, **request_.content(name), headers=headers)
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        text = f"too many requests at once: {holder} may have 1 in progress; wait until one ends"
+        assert error_text(request_, refused) == text
+        served = await running.http.post(request_.path, **request_.content(name), headers=BOB)
+        assert is_whole(request_, served)
+    finally:
+        first.cancel()
+        await asyncio.wait([first])
+        running["c"].set_faults([])
+
+    async def admitted() -> bool:
+        again = await running.http.post(request_.path, **request_.content(name), headers=headers)
+        return again.status_code == 200
+
+    await auntil(admitted, 10, "the place to be free")
+
+
+async def _in_flight(running: Fleet, count: int) -> bool:
+    workers = (await running.http.get("/admin/workers")).json()["workers"]
+    return sum(int(worker["in_flight"]) for worker in workers) == count

@@ -12,7 +12,8 @@ from vllama_pool.config.api_keys import digest
 from vllama_pool.config.routing.table import RoutingError, RoutingTable
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.admission.grant import Grant
-from vllama_pool.router.admission.keyring import Keyring
+from vllama_pool.router.admission.keyring import Keyring, KeyTable
+from vllama_pool.router.errors import TooManyRequests
 from vllama_pool.router.telemetry.usage import UsageByKey
 
 
@@ -25,8 +26,14 @@ def table(*names: str, teams: dict[str, Any] | None = None, **key: Any) -> Routi
     return routing_table(keys=keys, teams=teams or {})
 
 
+def use(ring: Keyring, each: RoutingTable) -> KeyTable:
+    keys = ring.read(each, lambda name: ())
+    ring.use(keys)
+    return keys
+
+
 def by_name(ring: Keyring, each: RoutingTable) -> dict[str, Grant]:
-    grants = ring.grants(each.entries, lambda name: ())
+    grants = use(ring, each).grants
     for secret, grant in grants.items():
         assert secret == digest(f"{grant.name}s-key")
     return {grant.name: grant for grant in grants.values()}
@@ -73,22 +80,60 @@ def test_a_reload_adds_and_removes_keys_and_keeps_what_they_have_used() -> None:
 def test_a_reload_does_not_remove_the_last_key() -> None:
     """A file without `keys` may be a half-written one, which would open the router to everybody."""
     ring = keyring()
-    ring.check(table())
-    ring.grants(table("anna").entries, lambda name: ())
+    use(ring, table())
+    use(ring, table("anna"))
     with pytest.raises(RoutingError, match="has no key"):
-        ring.check(table())
-    ring.check(table("bob"))
+        use(ring, table())
+    use(ring, table("bob"))
 
 
 @pytest.mark.parametrize("settings", [{"allow_anonymous": True}, {"api_keys": (key("ci"),)}])
 def test_a_reload_removes_the_last_key_of_the_file_if_that_opens_nothing(settings: dict[str, Any]) -> None:
     ring = keyring(**settings)
-    ring.grants(table("anna").entries, lambda name: ())
-    ring.check(table())
+    use(ring, table("anna"))
+    use(ring, table())
 
 
 def test_a_router_on_a_public_address_does_not_start_without_a_key() -> None:
     with pytest.raises(RoutingError, match="has no key"):
-        keyring(host="0.0.0.0").check(table())
-    keyring(host="0.0.0.0").check(table("anna"))
-    keyring(host="0.0.0.0", allow_anonymous=True).check(table())
+        use(keyring(host="0.0.0.0"), table())
+    use(keyring(host="0.0.0.0"), table("anna"))
+    use(keyring(host="0.0.0.0", allow_anonymous=True), table())
+
+
+def limits(each: Grant) -> list[int | None]:
+    return [cap.limits.places for cap in each.caps]
+
+
+@pytest.mark.parametrize(("processes", "team", "own"), [(1, 8, 3), (2, 4, 2), (16, 1, 1)])
+def test_limits_of_team_and_key_are_shared_by_the_router_processes(processes: int, team: int, own: int) -> None:
+    ring = Keyring(RouterSettings.model_construct(), UsageByKey(), processes)
+    teams = {"blue": {"limits": {"concurrency": 8}}}
+    found = by_name(ring, table("anna", "bob", teams=teams, team="blue", limits={"concurrency": 3}))
+    assert limits(found["anna"]) == limits(found["bob"]) == [team, own]
+    assert found["anna"].caps[0] is found["bob"].caps[0]
+    assert found["anna"].caps[1] is not found["bob"].caps[1]
+
+
+def test_a_reload_changes_limits_and_keeps_what_is_in_progress() -> None:
+    ring = keyring()
+    cap = by_name(ring, table("anna", limits={"concurrency": 1}))["anna"].caps[0]
+    ticket = cap.enter()
+    with pytest.raises(TooManyRequests):
+        cap.enter()
+    raised = by_name(ring, table("anna", limits={"concurrency": 2}))["anna"].caps
+    assert raised == (cap,)
+    cap.enter()
+    assert by_name(ring, table("anna"))["anna"].caps == ()
+    ticket.end()
+    lowered = by_name(ring, table("anna", limits={"concurrency": 1}))["anna"].caps[0]
+    assert lowered.in_progress == 1
+    with pytest.raises(TooManyRequests):
+        lowered.enter()
+
+
+def test_a_table_that_is_only_read_changes_nothing() -> None:
+    ring = keyring()
+    cap = by_name(ring, table("anna", limits={"concurrency": 1}))["anna"].caps[0]
+    ring.read(table("anna", limits={"concurrency": 9}), lambda name: ())
+    assert cap.limits.places == 1
