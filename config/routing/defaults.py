@@ -1,11 +1,14 @@
-"""A model's defaults for requests, from the routing file (all but the texts) or a virtual model (all)."""
+"""A model's defaults and limits for requests, from the routing file (all but `messages`) or a virtual model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllama_pool.config.routing.model_entry import ModelEntry
 
 
 def _nothing() -> Mapping[str, Any]:
@@ -24,6 +27,25 @@ class Defaults:
     """Tokens per event of a streamed answer."""
     templates_completions: bool = False
     """/v1/completions puts prompts into the chat template."""
+    output: int | None = None
+    """Longest answer in tokens. Requests for more, or without a limit, get this one."""
+    context: int | None = None
+    """Longest prompt and answer in tokens. A model with a longer context is used as if it had this one."""
+    ignores_tools: bool = False
+    """Tools are dropped if the model cannot call them. Otherwise the request is refused."""
+
+    @classmethod
+    def of(cls, entry: ModelEntry) -> Defaults:
+        limits = entry.limits
+        return cls(
+            entry.option_values(),
+            entry.system or "",
+            stream_interval=entry.stream_interval,
+            templates_completions=entry.completions == "templated",
+            output=limits.output if limits else None,
+            context=limits.context if limits else None,
+            ignores_tools=entry.tools == "ignore",
+        )
 
 
 NO_DEFAULTS = Defaults()

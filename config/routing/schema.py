@@ -36,12 +36,8 @@ NOT_YET = frozenset(
         *(
             f"models.*.{key}"
             for key in (
-                "system",
-                "tools",
                 "workers",
                 "fallback",
-                "limits.output",
-                "limits.context",
                 "timeouts",
                 "retries",
                 "shadow",

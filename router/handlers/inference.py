@@ -87,7 +87,7 @@ class InferenceHandler:
                 resolution = _draw(resolution, asker, decision)
             if request.streams_answer:
                 end_at_half_close(scope)
-            direct = operation.check(request, resolution.info)
+            direct = operation.check(request, resolution.info, resolution.defaults)
             use = self.expiry.begin(resolution.listed, request.keep_alive, arrived, self.clock.time_ns())
             try:
                 if direct is None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from vllama_pool.config.names import InvalidName, parse
+from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -37,12 +38,27 @@ def is_missing(capability: str, info: ModelInfo) -> bool:
     return capability not in info.capabilities and capability not in info.undetected
 
 
-def explain_refusal(failure: AttemptFailed, model: str, media: Sequence[str]) -> None:
+def require_tools(model: str, info: ModelInfo, defaults: Defaults) -> None:
+    """Raises BadRequest, unless the model ignores tools that it cannot call."""
+    if not defaults.ignores_tools:
+        require(("tools",), model, info)
+
+
+def drops_tools(info: ModelInfo, defaults: Defaults, refusals: Sequence[AttemptFailed] = ()) -> bool:
+    """True if the model ignores tools and cannot call them, as is known or as the worker's refusals say."""
+    return defaults.ignores_tools and (is_missing("tools", info) or any(map(refuses_tools, refusals)))
+
+
+def refuses_tools(failure: AttemptFailed) -> bool:
+    return _NO_TOOLS.search(failure.text) is not None
+
+
+def explain_refusal(failure: AttemptFailed, model: str, media: Sequence[str], defaults: Defaults = NO_DEFAULTS) -> None:
     """Raises Refused with Ollama's text if the worker lacks a capability that was not known to be missing.
 
     `media`: the capabilities that the request's images and audio need.
     """
-    if _NO_TOOLS.search(failure.text):
+    if refuses_tools(failure) and not defaults.ignores_tools:
         raise Refused(_not_supported(["tools"], model), status=400)
     if media and _NO_MEDIA.search(failure.text):
         raise Refused(_not_supported(media, model), status=400)

@@ -38,14 +38,16 @@ class ModelView:
 
     @cached_property
     def merged(self) -> Merged:
-        return merge(self.name, self.replicas, self.engines)
+        context = self.defaults.context
+        return merge(self.name, self.replicas, self.engines, context)
 
     @cached_property
     def digest(self) -> str:
-        """Covers the options, because some clients hide models with equal digests (R174)."""
-        if self.made_digest or not self.defaults.options:
+        """Covers options and system text, because some clients hide models with equal digests (R174)."""
+        options, system = self.defaults.options, self.defaults.system
+        if self.made_digest or not (options or system):
             return self.made_digest or self.merged.info.digest
-        return _digest_of(self.merged.info.digest, sorted(self.defaults.options.items()))
+        return _digest_of(self.merged.info.digest, sorted(options.items()), *filter(None, [system]))
 
     @property
     def modified(self) -> float:
@@ -69,10 +71,12 @@ def human_number(number: int) -> str:
     return str(number)
 
 
-def merge(name: str, replicas: Sequence[ModelInfo], engines: Sequence[str] = ()) -> Merged:
+def merge(name: str, replicas: Sequence[ModelInfo], engines: Sequence[str] = (), context: int | None = None) -> Merged:
+    """`context`: the longest that requests get, in tokens."""
     ordered = sorted(replicas, key=_best_informed)
     best = ordered[0]
     contexts = [info.context_length for info in ordered if info.context_length]
+    contexts += [context] if context is not None else []
     possible = [name for name in CAPABILITIES if all(_may_have(name, info) for info in ordered)]
     abilities = tuple(name for name in possible if any(name in info.capabilities for info in ordered))
     merged = msgspec.structs.replace(

@@ -143,7 +143,7 @@ class Operation(Generic[RequestT]):
     path: str
     decode: Callable[[bytes], RequestT]
     """Raises ClientError with Ollama's status and text."""
-    check: Callable[[RequestT, ModelInfo], DirectResponse | None]
+    check: Callable[[RequestT, ModelInfo, Defaults], DirectResponse | None]
     """Answers or refuses without a worker. Raises ClientError."""
     prepare: Callable[[RequestT, ModelInfo, Defaults], NextStep]
     """The request's fields override the defaults."""

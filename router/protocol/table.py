@@ -26,10 +26,11 @@ from vllama_pool.router.protocol.openai.pooling import embeddings, scoring
 from vllama_pool.router.protocol.openai.pooling import request as pooling
 from vllama_pool.router.protocol.openai.responses import call as responses
 from vllama_pool.router.protocol.openai.responses.trial import Trials
-from vllama_pool.router.protocol.operation import Clock, HasModel, NextStep, Operation
+from vllama_pool.router.protocol.operation import Clock, DirectResponse, HasModel, NextStep, Operation
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.plan_cache import PlanCache
+from vllama_pool.workers.registry.record import ModelInfo
 
 _WRITERS = 1024
 """Writers kept per endpoint: one per spelling of a model's name."""
@@ -66,7 +67,7 @@ def _openai(plans: PlanCache[ModelPlan], max_choices: int) -> tuple[Operation[An
             name="v1 completions",
             path="/v1/completions",
             decode=lambda body: completions.decode(body, max_choices),
-            check=completions.check,
+            check=_by_model(completions.check),
             **_planned(plans, completions.prepare, completions.adapt),
             translator=completions.translator,
             not_found=generation_text,
@@ -91,7 +92,7 @@ def _pooling() -> tuple[Operation[Any], ...]:
             name="v1 embeddings",
             path="/v1/embeddings",
             decode=embeddings.decode,
-            check=embeddings.check,
+            check=_by_model(embeddings.check),
             prepare=embeddings.prepare,
             adapt=embeddings.adapt,
             translator=pooling.translator,
@@ -103,7 +104,7 @@ def _pooling() -> tuple[Operation[Any], ...]:
                 name=path.strip("/").replace("/", " "),
                 path=path,
                 decode=scoring.decode_rerank,
-                check=scoring.check_rerank,
+                check=_by_model(scoring.check_rerank),
                 prepare=partial(scoring.prepare_rerank, path),
                 adapt=scoring.adapt_rerank,
                 translator=pooling.translator,
@@ -117,7 +118,7 @@ def _pooling() -> tuple[Operation[Any], ...]:
                 name=path.strip("/").replace("/", " "),
                 path=path,
                 decode=scoring.decode_score,
-                check=scoring.check_score,
+                check=_by_model(scoring.check_score),
                 prepare=partial(scoring.prepare_score, path),
                 adapt=scoring.adapt_score,
                 translator=pooling.translator,
@@ -154,7 +155,7 @@ def _tokenization(plans: PlanCache[ModelPlan]) -> tuple[Operation[Any], ...]:
             name="tokenize",
             path="/tokenize",
             decode=tokenization.decode_tokenize,
-            check=tokenization.check_tokenize,
+            check=_by_model(tokenization.check_tokenize),
             prepare=lambda request, info, defaults: tokenization.prepare_tokenize(request, plans.of(info, defaults)),
             adapt=tokenization.adapt_tokenize,
             translator=tokenization.translator,
@@ -165,7 +166,7 @@ def _tokenization(plans: PlanCache[ModelPlan]) -> tuple[Operation[Any], ...]:
             name="detokenize",
             path="/detokenize",
             decode=tokenization.decode_detokenize,
-            check=tokenization.check_detokenize,
+            check=_by_model(tokenization.check_detokenize),
             prepare=tokenization.prepare_detokenize,
             adapt=tokenization.adapt_detokenize,
             translator=tokenization.translator,
@@ -182,7 +183,7 @@ def _audio() -> tuple[Operation[Any], ...]:
             path=f"/v1/audio/{task}",
             decode=transcription.decode,
             decode_form=transcription.decode_form,
-            check=transcription.check,
+            check=_by_model(transcription.check),
             prepare=partial(transcription.prepare, f"/v1/audio/{task}"),
             adapt=transcription.adapt,
             translator=transcription.translator,
@@ -203,6 +204,11 @@ def _planned(
     }
 
 
+def _by_model(check: Callable[[Any, ModelInfo], DirectResponse | None]) -> Callable[..., DirectResponse | None]:
+    """Return a check that the model's defaults have no effect on."""
+    return lambda request, info, _: check(request, info)
+
+
 def _json(request: HasModel) -> str:
     return json_lines.JSON
 
@@ -220,7 +226,7 @@ def _ollama(clock: Clock, stall_timeout: float) -> tuple[Operation[Any], ...]:
             name="chat",
             path="/api/chat",
             decode=requests.decode_chat,
-            check=lambda request, info: chat.check(request, info, clock),
+            check=lambda request, info, defaults: chat.check(request, info, clock, defaults),
             **_planned(plans, chat.prepare, chat.adapt, clock),
             translator=partial(chat.translator, writer=lru_cache(_WRITERS)(ChatWriter), timestamps=timestamps),
             not_found=generation_text,
@@ -230,7 +236,7 @@ def _ollama(clock: Clock, stall_timeout: float) -> tuple[Operation[Any], ...]:
             name="generate",
             path="/api/generate",
             decode=requests.decode_generate,
-            check=lambda request, info: generate.check(request, info, clock),
+            check=lambda request, info, _: generate.check(request, info, clock),
             **_planned(plans, generate.prepare, generate.adapt, clock),
             translator=partial(generate.translator, writer=lru_cache(_WRITERS)(GenerateWriter), timestamps=timestamps),
             not_found=generation_text,
@@ -241,7 +247,7 @@ def _ollama(clock: Clock, stall_timeout: float) -> tuple[Operation[Any], ...]:
                 name=name,
                 path=f"/api/{name}",
                 decode=decode,
-                check=embed.check,
+                check=_by_model(embed.check),
                 prepare=embed.prepare,
                 adapt=embed.adapt,
                 translator=EmbedTranslator,

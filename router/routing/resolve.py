@@ -298,7 +298,7 @@ class ModelRoutes:
         groups = (group for _, group in self._targets(match, name, pool))
         replicas = {replica.worker.id: replica for group in groups for replica in group.replicas}
         shown = name if match.rule.is_pattern else match.rule.name
-        return ListedModel(listed_name(shown), tuple(replicas.values()), Defaults(match.rule.defaults.options))
+        return ListedModel(listed_name(shown), tuple(replicas.values()), match.rule.defaults)
 
     def _list_virtual(self, model: VirtualModel, pool: Pool) -> ListedModel:
         base = self.find_base(model.base, pool)

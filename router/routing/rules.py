@@ -40,11 +40,7 @@ class Rule:
         self.key = lookup_key(name)
         self.aliases = tuple(alias.strip() for alias in entry.aliases or ())
         self.targets: tuple[Target, ...] = entry.targets(name)
-        self.defaults = Defaults(
-            entry.option_values(),
-            stream_interval=entry.stream_interval,
-            templates_completions=entry.completions == "templated",
-        )
+        self.defaults = Defaults.of(entry)
 
     def __repr__(self) -> str:
         return f"<Rule {self.name}>"

@@ -52,9 +52,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "workers/registry",
     },
     "router/protocol/anthropic": {
-        *("router/errors.py", "router/protocol", "router/protocol/vllm", "workers/registry"),
+        *("config/routing", "router/errors.py", "router/protocol", "router/protocol/vllm", "workers/registry"),
     },
     "router/protocol/table.py": {
+        "workers/registry",
         *("router/protocol", "router/protocol/vllm", "router/protocol/ollama", "router/protocol/openai"),
         *("router/protocol/openai/responses", "router/protocol/openai/pooling", "router/protocol/openai/audio"),
         "router/protocol/anthropic",

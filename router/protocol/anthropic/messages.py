@@ -89,6 +89,10 @@ def required_capabilities(messages: Sequence[Message]) -> list[str]:
     return ["vision"] if any(map(_has_image, blocks_of(messages))) else []
 
 
+def uses_tools(messages: Sequence[Message]) -> bool:
+    return any(isinstance(block, ToolUse | ToolResult) for block in blocks_of(messages))
+
+
 def _has_image(block: Block) -> bool:
     if isinstance(block, ToolResult) and isinstance(block.content, list):
         return any(isinstance(each, Image) for each in block.content)

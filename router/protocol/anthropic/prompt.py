@@ -6,6 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
+from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
 from vllama_pool.router.protocol import capabilities
 from vllama_pool.router.protocol.anthropic import conversation, messages, thinking, tools
@@ -33,6 +36,7 @@ from vllama_pool.router.protocol.vllm import api, limits, strict_templates
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.router.protocol.vllm.window import lower, room_after, surely_fits
 from vllama_pool.workers.registry.record import ModelInfo
 
 NO_TEMPLATE = 'messages need a chat template and "{model}" has none: start vLLM with --chat-template'
@@ -43,6 +47,13 @@ BROKEN_CALL = (
 )
 _BROKEN_CALL = re.compile(r": line \d+ column \d+ \(char \d+\)|for AnthropicContentBlock")
 """vLLM answers 400 where it cannot read a call's arguments."""
+
+
+class _Count(msgspec.Struct, frozen=True):
+    input_tokens: int = 0
+
+
+_decode_count = msgspec.json.Decoder(_Count).decode
 _PROMPT = re.compile(r"(\d+) input tokens|Input length \((\d+)\)")
 _CONTEXT = re.compile(r"context length (?:is (?:only )?|\()(\d+)")
 
@@ -79,19 +90,19 @@ def _read(request: Prompt, body: bytes) -> None:
     request.output_config = thinking.read_output(request.output_config, OUTPUT_FORMAT.decode(body).output_format)
 
 
-def check(request: Prompt, info: ModelInfo) -> None:
+def check(request: Prompt, info: ModelInfo, defaults: Defaults = NO_DEFAULTS) -> None:
     """Raises BadRequest if the model lacks what the request needs."""
     capabilities.refuse_image_generation(info)
     capabilities.require_completion("chat", request.model, info)
     if request.tools and not (request.tool_choice and request.tool_choice.type == "none"):
-        capabilities.require(("tools",), request.model, info)
+        capabilities.require_tools(request.model, info, defaults)
     capabilities.require(messages.required_capabilities(request.messages or ()), request.model, info)
     if not info.has_template:
         raise BadRequest(NO_TEMPLATE.format(model=request.model))
 
 
-def prepare(request: Prompt, plan: ModelPlan) -> UpstreamRequest:
-    return _send(request, plan)
+def prepare(request: Prompt, plan: ModelPlan) -> NextStep:
+    return _within_window(_send(request, plan), request, plan)
 
 
 def adapt(request: Prompt, plan: ModelPlan, *refusals: AttemptFailed) -> NextStep | None:
@@ -102,7 +113,8 @@ def adapt(request: Prompt, plan: ModelPlan, *refusals: AttemptFailed) -> NextSte
     last = refusals[-1]
     if last.text == FAILED:
         return _question(request, plan, refusals) if last.status < 500 else None
-    capabilities.explain_refusal(last, request.model, messages.required_capabilities(request.messages or ()))
+    media = messages.required_capabilities(request.messages or ())
+    capabilities.explain_refusal(last, request.model, media, plan.defaults)
     _explain_context(last)
     if _BROKEN_CALL.search(last.text):
         raise Refused(BROKEN_CALL, status=400)
@@ -115,7 +127,31 @@ def adapt(request: Prompt, plan: ModelPlan, *refusals: AttemptFailed) -> NextSte
         if hidden:
             raise last
         return None
-    return adapted
+    return _within_window(adapted, request, plan, refusals, form)
+
+
+def _within_window(
+    step: UpstreamRequest,
+    request: Prompt,
+    plan: ModelPlan,
+    refusals: Sequence[AttemptFailed] = (),
+    form: strict_templates.Form = strict_templates.unchanged,
+) -> NextStep:
+    """Count the prompt first if it may exceed a context smaller than the worker's."""
+    window = plan.window
+    if window is None or not isinstance(request, MessagesRequest):
+        return step
+    if surely_fits(step.body, plan.limit_output(request.max_tokens), window):
+        return step
+    counted = CountTokensRequest(**{name: getattr(request, name) for name in CountTokensRequest.__struct_fields__})
+
+    def on_count(answer: bytes) -> NextStep:
+        limited = request.copy()
+        limited.max_tokens = lower(request.max_tokens, room_after(_decode_count(answer).input_tokens, window))
+        return _send(limited, plan, refusals, form)
+
+    question = _send(counted, plan, refusals, form)
+    return PreflightRequest(question.path, question.body, on_count)
 
 
 def _question(request: Prompt, plan: ModelPlan, refusals: Sequence[AttemptFailed]) -> PreflightRequest:
@@ -135,7 +171,11 @@ def _form_after(request: Prompt, plan: ModelPlan, refusals: Sequence[AttemptFail
     upstream = request.copy()
     _put_first(upstream, plan)
     chat = conversation.as_chat(upstream.system, upstream.messages or ())
-    unexplained = [refusal for refusal in refusals if not thinking.is_refusal(refusal)]
+    unexplained = [
+        refusal for refusal in refusals if not (thinking.is_refusal(refusal) or capabilities.refuses_tools(refusal))
+    ]
+    if plan.drops_tools(refusals):
+        chat = strict_templates.without_tools(chat)
     return strict_templates.form_after(unexplained, chat, plan.info)
 
 
@@ -161,8 +201,12 @@ def _send(
     if isinstance(upstream, MessagesRequest):
         path = api.MESSAGES_PATH
         _complete(upstream, plan)
-        max_tokens = upstream.max_tokens = _within(plan.within_context(upstream.max_tokens), refusals)
+        max_tokens = upstream.max_tokens = _within(plan.limit_output(upstream.max_tokens), refusals)
     _put_first(upstream, plan)
+    if plan.drops_tools(refusals):
+        upstream.tools = upstream.tool_choice = None
+        if messages.uses_tools(upstream.messages or ()):
+            form = strict_templates.composed(strict_templates.without_tools, form)
     if form is not strict_templates.unchanged:
         chat = form(conversation.as_chat(upstream.system, upstream.messages or ()))
         upstream.system, upstream.messages = None, conversation.from_chat(chat)

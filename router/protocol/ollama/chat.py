@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import capabilities, json_lines, media
 from vllama_pool.router.protocol.clock import TimestampFormatter, rfc3339
@@ -25,13 +26,16 @@ from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.ollama.requests import ChatRequest
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
-from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates
+from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates, tokenize
+from vllama_pool.router.protocol.vllm.window import surely_fits, too_long
 from vllama_pool.workers.registry.record import ModelInfo
 
 NO_TEMPLATE = 'chat needs a chat template and "{model}" has none: use /api/generate, or start vLLM with --chat-template'
 
 
-def check(request: ChatRequest, info: ModelInfo, clock: Clock) -> DirectResponse | None:
+def check(
+    request: ChatRequest, info: ModelInfo, clock: Clock, defaults: Defaults = NO_DEFAULTS
+) -> DirectResponse | None:
     if not request.messages and request.keep_alive == 0:
         return _empty_response(request, clock, "unload")
     capabilities.refuse_image_generation(info)
@@ -39,7 +43,7 @@ def check(request: ChatRequest, info: ModelInfo, clock: Clock) -> DirectResponse
         think_option.check_capability(request.think, request.model, info)
     capabilities.require_completion("chat", request.model, info)
     if request.tools:
-        capabilities.require(("tools",), request.model, info)
+        capabilities.require_tools(request.model, info, defaults)
     if request.options:
         options.check(request.options)
     if not request.messages:
@@ -67,16 +71,17 @@ def _empty_response(request: ChatRequest, clock: Clock, reason: str) -> DirectRe
 
 
 def prepare(request: ChatRequest, plan: ModelPlan, clock: Clock) -> NextStep:
-    return _send(_upstream_request(request, plan), request, plan.info, clock)
+    return _send_within(_upstream_request(request, plan), request, plan, clock)
 
 
 def adapt(request: ChatRequest, plan: ModelPlan, clock: Clock, *refusals: AttemptFailed) -> NextStep | None:
     """Apply the limits that the refusals name, and change what the template refuses. Drops the oldest turns (R145)."""
-    capabilities.explain_refusal(refusals[-1], request.model, media.required_capabilities(_images(request)))
+    media_needed = media.required_capabilities(_images(request))
+    capabilities.explain_refusal(refusals[-1], request.model, media_needed, plan.defaults)
     think_option.explain_refusal(refusals[-1], request.think, request.model)
     info = plan.info
     upstream = _upstream_request(request, plan, refusals)
-    others = [each for each in refusals if not (continuation.is_refusal(each) or think_option.is_refusal(each))]
+    others = [each for each in refusals if not _is_answered(each)]
     has_less = len(others) < len(refusals)
     form = strict_templates.form_after(others, upstream.messages, info)
     if form is None:
@@ -85,6 +90,7 @@ def adapt(request: ChatRequest, plan: ModelPlan, clock: Clock, *refusals: Attemp
         return None
     within = limits.within_limits(upstream, refusals)
     send = partial(_send, request=request, info=info, clock=clock)
+    window = plan.window
     if any(map(limits.is_too_long, refusals)):
         changed = within or upstream
         if changed.max_tokens is None and not request.may_shorten:
@@ -93,12 +99,41 @@ def adapt(request: ChatRequest, plan: ModelPlan, clock: Clock, *refusals: Attemp
         def without_old_turns() -> NextStep:
             if not request.may_shorten:
                 raise refusals[-1]
-            return shorten.shortened(changed, info.context_length, form=form, send=send)
+            return shorten.shortened(changed, info.context_length, form=form, send=send, window=window)
 
-        return shorten.fitted(strict_templates.apply(form, changed), send, without_old_turns)
+        return shorten.fitted(strict_templates.apply(form, changed), send, without_old_turns, window)
     if within is None and form is strict_templates.unchanged and not has_less:
         return None
-    return send(strict_templates.apply(form, within or upstream))
+    return _send_within(within or upstream, request, plan, clock, form)
+
+
+def _is_answered(failure: AttemptFailed) -> bool:
+    """True for a refusal after which the request leaves something out."""
+    return continuation.is_refusal(failure) or think_option.is_refusal(failure) or capabilities.refuses_tools(failure)
+
+
+def _send_within(
+    upstream: api.VllmChatRequest,
+    request: ChatRequest,
+    plan: ModelPlan,
+    clock: Clock,
+    form: strict_templates.Form = strict_templates.unchanged,
+) -> NextStep:
+    """Send the request, shortened if it exceeds a context smaller than the worker's."""
+    send = partial(_send, request=request, info=plan.info, clock=clock)
+    chat, window = strict_templates.apply(form, upstream), plan.window
+    if window is None or request.debug_render_only or surely_fits(api.encode(chat), chat.max_tokens, window):
+        return send(chat)
+
+    def on_count(count: api.VllmTokenCount) -> NextStep:
+        fitting = shorten.within_window(chat, count.max_model_len, count.count)
+        if fitting is not None:
+            return send(fitting)
+        if not request.may_shorten:
+            raise too_long(count.count, count.max_model_len)
+        return shorten.shortened(upstream, count.max_model_len, form=form, send=send, window=window)
+
+    return tokenize.count_chat(chat, on_count, window=window)
 
 
 def _send(upstream: api.VllmChatRequest, request: ChatRequest, info: ModelInfo, clock: Clock) -> NextStep:
@@ -116,8 +151,11 @@ def _upstream_request(
     """Leave out the continuation and the switch of thinking if they were refused."""
     chat = messages.with_defaults(request.messages or (), plan.defaults)
     translated = messages.translate(chat, plan.info.template)
+    drops_tools = capabilities.drops_tools(plan.info, plan.defaults, refusals)
+    if drops_tools:
+        translated = strict_templates.without_tools(translated)
     upstream = plan.chat(request, translated, refusals)
-    if request.tools and (declared := tools.translate(request.tools)):
+    if request.tools and not drops_tools and (declared := tools.translate(request.tools)):
         upstream.tools = declared
         upstream.stream_interval = None  # vLLM's tool parsers can lose arguments of grouped tokens
         upstream.return_token_ids = False

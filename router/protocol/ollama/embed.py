@@ -20,6 +20,7 @@ from vllama_pool.router.protocol.ollama.not_found import generation_text
 from vllama_pool.router.protocol.ollama.request_base import Body, Int, require_model
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, errors, tokenize
+from vllama_pool.router.protocol.vllm.window import lower
 from vllama_pool.workers.registry.record import ModelInfo
 
 BAD_INPUT = "invalid input type"
@@ -131,6 +132,7 @@ def check(request: EmbedRequest, info: ModelInfo) -> DirectResponse | None:
 def prepare(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> NextStep:
     wanted = request.options.get("num_ctx")
     limit = options.int_option(defaults.options.get("num_ctx") if wanted is None else wanted)
+    limit = lower(limit, defaults.context)
     if limit is None or not info.context_length or limit >= info.context_length:
         return _upstream_request(request, info, -1 if request.truncate else None)
     if request.truncate:

@@ -30,12 +30,14 @@ from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextSte
 from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates, think_tags, tokenize
 from vllama_pool.router.protocol.vllm.strict_templates import Form, unchanged
 from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
+from vllama_pool.router.protocol.vllm.window import surely_fits, too_long
 from vllama_pool.workers.registry.record import ModelInfo
 
 RAW_CONFLICT = "raw mode does not support template, system, or context"
 NO_TEMPLATES = "template is not supported: vLLM renders the model's own chat template; use raw for your own prompt"
 NO_IMAGES = "images need a chat template: leave out raw, suffix and context, or use a model that has a template"
-Change = Callable[[api.VllmCompletionRequest, int], api.VllmCompletionRequest]
+Change = Callable[[api.VllmCompletionRequest, int, int], api.VllmCompletionRequest]
+"""Takes the context and the prompt's length, in tokens."""
 
 PROMPT_END = 8
 """Tokens at a prompt's end that may hold a think tag."""
@@ -83,30 +85,30 @@ def prepare(request: GenerateRequest, plan: ModelPlan, clock: Clock) -> NextStep
     if request.debug_render_only:
         return _render(request, plan, clock)
     if request.context:
-        return _after_context(request, plan, lambda upstream, _: upstream)
+        return _after_context(request, plan, _within_window(request, plan))
     if _is_chat(request, plan.info):
-        return UpstreamRequest(api.CHAT_PATH, api.encode(_chat(request, plan)))
-    return _send(_completion(request, plan, _plain_prompt(request, plan.defaults)))
+        return _send_chat_within(_chat(request, plan), request, plan)
+    return _send_within(_completion(request, plan, _plain_prompt(request, plan.defaults)), request, plan)
 
 
 def adapt(request: GenerateRequest, plan: ModelPlan, clock: Clock, *refusals: AttemptFailed) -> NextStep | None:
     info = plan.info
     capabilities.explain_refusal(refusals[-1], request.model, media.required_capabilities(request.images or ()))
     think_option.explain_refusal(refusals[-1], request.think, request.model)
-    too_long = any(map(limits.is_too_long, refusals))
-    if too_long and request.context and not request.may_shorten:
+    is_too_long = any(map(limits.is_too_long, refusals))
+    if is_too_long and request.context and not request.may_shorten:
         return None
     if _is_chat(request, info):
         return _adapted_chat(request, plan, clock, refusals)
     if not limits.is_known(refusals[-1]):
         return None
     if request.context:
-        return _after_context(request, plan, _adaptation(refusals))
+        return _after_context(request, plan, _adaptation(request, plan, refusals))
     prompt = _plain_prompt(request, plan.defaults)
     upstream = _completion(request, plan, prompt)
-    if not too_long:
+    if not is_too_long:
         within = limits.within_limits(upstream, refusals)
-        return _send(within) if within is not None else None
+        return _send_within(within, request, plan) if within is not None else None
     if upstream.max_tokens is None and not request.may_shorten:
         return None
 
@@ -117,7 +119,7 @@ def adapt(request: GenerateRequest, plan: ModelPlan, clock: Clock, *refusals: At
             raise refusals[-1]
         return _send(_cut(upstream, count.max_model_len, refusals))
 
-    return tokenize.count_text(info.name, prompt, on_count)
+    return tokenize.count_text(info.name, prompt, on_count, window=plan.window)
 
 
 def _adapted_chat(
@@ -135,7 +137,7 @@ def _adapted_chat(
     if request.debug_render_only:
         return _render(request, plan, clock, form)
     if request.context:
-        return _after_context(request, plan, _adaptation(refusals), form)
+        return _after_context(request, plan, _adaptation(request, plan, refusals), form)
     within = limits.within_limits(chat, refusals)
     if any(map(limits.is_too_long, refusals)):
         changed = within or chat
@@ -145,22 +147,71 @@ def _adapted_chat(
         def cut() -> NextStep:
             if not request.may_shorten:
                 raise refusals[-1]
-            return shorten.shortened(changed, info.context_length, form=form)
+            return shorten.shortened(changed, info.context_length, form=form, window=plan.window)
 
-        return shorten.fitted(strict_templates.apply(form, changed), shorten.send_chat, cut)
+        return shorten.fitted(strict_templates.apply(form, changed), shorten.send_chat, cut, plan.window)
     if within is None and form is unchanged and not has_less:
         return None
-    return shorten.send_chat(strict_templates.apply(form, within or chat))
+    return _send_chat_within(within or chat, request, plan, form)
 
 
-def _adaptation(refusals: Sequence[AttemptFailed]) -> Change:
+def _send_chat_within(
+    upstream: api.VllmChatRequest, request: GenerateRequest, plan: ModelPlan, form: Form = unchanged
+) -> NextStep:
+    """Send the request, shortened if it exceeds a context smaller than the worker's."""
+    chat, window = strict_templates.apply(form, upstream), plan.window
+    body = api.encode(chat)
+    if window is None or surely_fits(body, chat.max_tokens, window):
+        return UpstreamRequest(api.CHAT_PATH, body)
+
+    def on_count(count: api.VllmTokenCount) -> NextStep:
+        fitting = shorten.within_window(chat, count.max_model_len, count.count)
+        if fitting is not None:
+            return shorten.send_chat(fitting)
+        if not request.may_shorten:
+            raise too_long(count.count, count.max_model_len)
+        return shorten.shortened(upstream, count.max_model_len, form=form, window=window)
+
+    return tokenize.count_chat(chat, on_count, window=window)
+
+
+def _send_within(upstream: api.VllmCompletionRequest, request: GenerateRequest, plan: ModelPlan) -> NextStep:
+    """Send a text, cut if it exceeds a context smaller than the worker's."""
+    window, prompt = plan.window, upstream.prompt
+    if window is None or surely_fits(api.encode(upstream), upstream.max_tokens, window):
+        return _send(upstream)
+    assert isinstance(prompt, str)  # tokens have been counted
+    change = _within_window(request, plan)
+
+    def on_count(count: api.VllmTokenCount) -> NextStep:
+        return _send(change(upstream, count.max_model_len, count.count))
+
+    return tokenize.count_text(plan.info.name, prompt, on_count, window=window)
+
+
+def _within_window(request: GenerateRequest, plan: ModelPlan) -> Change:
+    """Return the change of a request that may exceed a context smaller than the worker's."""
+
+    def change(upstream: api.VllmCompletionRequest, limit: int, tokens: int) -> api.VllmCompletionRequest:
+        if plan.window is None:
+            return upstream
+        fitting = shorten.within_window(upstream, limit, tokens)
+        if fitting is None and not request.may_shorten:
+            raise too_long(tokens, limit)
+        return fitting or shorten.cut(upstream, limit)
+
+    return change
+
+
+def _adaptation(request: GenerateRequest, plan: ModelPlan, refusals: Sequence[AttemptFailed]) -> Change:
     """Return the change of a request whose prompt is given as tokens."""
-    too_long = any(map(limits.is_too_long, refusals))
+    is_too_long = any(map(limits.is_too_long, refusals))
+    within_window = _within_window(request, plan)
 
-    def change(upstream: api.VllmCompletionRequest, limit: int) -> api.VllmCompletionRequest:
-        if not too_long:
-            return limits.within_limits(upstream, refusals) or upstream
-        if fitting := shorten.fit(upstream, limit, len(upstream.prompt)):
+    def change(upstream: api.VllmCompletionRequest, limit: int, tokens: int) -> api.VllmCompletionRequest:
+        if not is_too_long:
+            return within_window(limits.within_limits(upstream, refusals) or upstream, limit, tokens)
+        if fitting := shorten.fit(upstream, limit, tokens):
             return limits.within_limits(fitting, refusals) or fitting
         return _cut(upstream, limit, refusals)
 
@@ -218,12 +269,13 @@ def _after_context(request: GenerateRequest, plan: ModelPlan, change: Change, fo
     def on_tokens(tokenized: api.VllmTokenized) -> NextStep:
         upstream = _completion(request, plan, [*(request.context or ()), *tokenized.tokens])
         end = "".join(text or "" for text in (tokenized.token_strs or ())[-PROMPT_END:])
-        return _send(change(upstream, tokenized.max_model_len), think_tags.ends_inside(end) if has_tags else None)
+        changed = change(upstream, tokenized.max_model_len, len(upstream.prompt))
+        return _send(changed, think_tags.ends_inside(end) if has_tags else None)
 
     if _is_chat(request, info):
         chat = strict_templates.apply(form, _chat(request, plan))
-        return tokenize.tokenize_chat(chat, on_tokens, with_texts=has_tags)
-    return tokenize.tokenize_text(info.name, _plain_prompt(request, plan.defaults), on_tokens)
+        return tokenize.tokenize_chat(chat, on_tokens, with_texts=has_tags, window=plan.window)
+    return tokenize.tokenize_text(info.name, _plain_prompt(request, plan.defaults), on_tokens, window=plan.window)
 
 
 def _render(request: GenerateRequest, plan: ModelPlan, clock: Clock, form: Form = unchanged) -> NextStep:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
 from vllama_pool.router.protocol import capabilities
 from vllama_pool.router.protocol.openai import messages, requests
 from vllama_pool.router.protocol.openai.chunks import ChunkStream
 from vllama_pool.router.protocol.openai.requests import ChatCompletionRequest, NamedTool, Tool
-from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
-from vllama_pool.router.protocol.vllm import api, limits, strict_templates
+from vllama_pool.router.protocol.operation import Clock, NextStep, StreamTranslator, Timing, UpstreamRequest
+from vllama_pool.router.protocol.vllm import api, limits, strict_templates, tokenize
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.request_body import missing_field
 from vllama_pool.router.protocol.vllm.thinking_refusals import refuses_effort
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, both_reasonings
+from vllama_pool.router.protocol.vllm.window import lower, room_after, surely_fits
 from vllama_pool.workers.registry.record import ModelInfo
 
 NO_TEMPLATE = (
@@ -94,41 +96,43 @@ def _check_effort(request: ChatCompletionRequest) -> None:
         request.reasoning_effort = "max"
 
 
-def check(request: ChatCompletionRequest, info: ModelInfo) -> None:
+def check(request: ChatCompletionRequest, info: ModelInfo, defaults: Defaults = NO_DEFAULTS) -> None:
     """Raises BadRequest if the model lacks what the request needs."""
     capabilities.refuse_image_generation(info)
     capabilities.require_completion("chat", request.model, info)
     if request.tools and request.tool_choice != "none":
-        capabilities.require(("tools",), request.model, info)
+        capabilities.require_tools(request.model, info, defaults)
     capabilities.require(messages.required_capabilities(request.messages or ()), request.model, info)
     if not info.has_template:
         raise BadRequest(NO_TEMPLATE.format(model=request.model))
 
 
-def prepare(request: ChatCompletionRequest, plan: ModelPlan) -> UpstreamRequest:
-    return _send(_upstream(request, plan), _messages(request, plan))
+def prepare(request: ChatCompletionRequest, plan: ModelPlan) -> NextStep:
+    return _send_within(_upstream(request, plan), _messages(request, plan), plan)
 
 
-def adapt(request: ChatCompletionRequest, plan: ModelPlan, *refusals: AttemptFailed) -> UpstreamRequest | None:
-    """Change what the template refuses, apply limits that the refusals name, and leave out an effort that is refused.
+def adapt(request: ChatCompletionRequest, plan: ModelPlan, *refusals: AttemptFailed) -> NextStep | None:
+    """Change what the template refuses, apply limits that the refusals name, and leave out an effort that is refused,
+    and tools that the model ignores.
 
     Nothing is shortened.
     """
     media = messages.required_capabilities(request.messages or ())
-    capabilities.explain_refusal(refusals[-1], request.model, media)
+    capabilities.explain_refusal(refusals[-1], request.model, media, plan.defaults)
     explain_context(refusals[-1], "messages")
-    sent = _messages(request, plan)
-    others = [each for each in refusals if not refuses_effort(each)]
+    sent = _messages(request, plan, refusals)
+    others = [each for each in refusals if not (refuses_effort(each) or capabilities.refuses_tools(each))]
     form = strict_templates.form_after(others, sent, plan.info)
     if form is None:
         return None
-    upstream = _upstream(request, plan)
-    if len(others) < len(refusals):
+    upstream = _upstream(request, plan, refusals)
+    if any(map(refuses_effort, refusals)):
         upstream.reasoning_effort = None
     within = limits.within_limits(upstream, [each for each in others if not limits.is_stop_limit(each)])
-    if within is None and form is strict_templates.unchanged and upstream.reasoning_effort == request.reasoning_effort:
+    has_less = upstream.reasoning_effort != request.reasoning_effort or any(map(capabilities.refuses_tools, refusals))
+    if within is None and form is strict_templates.unchanged and not has_less:
         return None
-    return _send(within or upstream, form(sent))
+    return _send_within(within or upstream, form(sent), plan)
 
 
 def explain_context(failure: AttemptFailed, param: str) -> None:
@@ -138,11 +142,16 @@ def explain_context(failure: AttemptFailed, param: str) -> None:
         raise Refused(text, status=400, param=param, code="context_length_exceeded")
 
 
-def _messages(request: ChatCompletionRequest, plan: ModelPlan) -> list[api.VllmMessage]:
-    return plan.with_messages(messages.translate(request.messages or (), plan.info))
+def _messages(
+    request: ChatCompletionRequest, plan: ModelPlan, refusals: Sequence[AttemptFailed] = ()
+) -> list[api.VllmMessage]:
+    sent = plan.with_messages(messages.translate(request.messages or (), plan.info))
+    return strict_templates.without_tools(sent) if plan.drops_tools(refusals) else sent
 
 
-def _upstream(request: ChatCompletionRequest, plan: ModelPlan) -> ChatCompletionRequest:
+def _upstream(
+    request: ChatCompletionRequest, plan: ModelPlan, refusals: Sequence[AttemptFailed] = ()
+) -> ChatCompletionRequest:
     upstream = request.copy()
     upstream.messages = None
     upstream.model = plan.info.name
@@ -152,12 +161,46 @@ def _upstream(request: ChatCompletionRequest, plan: ModelPlan) -> ChatCompletion
         upstream.stream_options = None
     if upstream.reasoning_effort is not None and capabilities.is_missing("thinking", plan.info):
         upstream.reasoning_effort = None
+    if upstream.tools and plan.drops_tools(refusals):
+        upstream.tools = upstream.tool_choice = upstream.parallel_tool_calls = None
     plan.complete(upstream, streams_text=upstream.stream and not upstream.tools)
     if upstream.max_completion_tokens is not None:
         upstream.max_tokens = None
-    upstream.max_tokens = plan.within_context(upstream.max_tokens)
-    upstream.max_completion_tokens = plan.within_context(upstream.max_completion_tokens)
+        upstream.max_completion_tokens = plan.limit_output(upstream.max_completion_tokens)
+    else:
+        upstream.max_tokens = plan.limit_output(upstream.max_tokens)
+    if plan.output is not None:
+        upstream.limit_minimum(plan.output)
     return upstream
+
+
+def _send_within(upstream: ChatCompletionRequest, sent: Sequence[api.VllmMessage], plan: ModelPlan) -> NextStep:
+    """Send the request. If it may exceed a context smaller than the worker's, count the prompt first."""
+    step, window = _send(upstream, sent), plan.window
+    max_tokens = upstream.max_completion_tokens or upstream.max_tokens
+    if window is None or surely_fits(step.body, max_tokens, window):
+        return step
+
+    def on_count(count: api.VllmTokenCount) -> NextStep:
+        limited = upstream.copy()
+        room = room_after(count.count, count.max_model_len)
+        if limited.max_completion_tokens is not None:
+            limited.max_completion_tokens = min(limited.max_completion_tokens, room)
+        else:
+            limited.max_tokens = lower(limited.max_tokens, room)
+        limited.limit_minimum(room)
+        return _send(limited, sent)
+
+    return tokenize.count_conversation(
+        plan.info.name,
+        sent,
+        on_count,
+        window=window,
+        tools=upstream.tools,
+        chat_template_kwargs=upstream.chat_template_kwargs,
+        continue_final_message=upstream.continue_final_message,
+        add_generation_prompt=False if upstream.continue_final_message else upstream.add_generation_prompt,
+    )
 
 
 def _send(upstream: ChatCompletionRequest, sent: Sequence[api.VllmMessage]) -> UpstreamRequest:

@@ -5,19 +5,24 @@ The prompt is sent as it is. Ollama's layer puts it into the chat template; so d
 
 from __future__ import annotations
 
+from typing import Any
+
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import capabilities
 from vllama_pool.router.protocol.openai import requests, templated_completions
 from vllama_pool.router.protocol.openai.chat import explain_context
 from vllama_pool.router.protocol.openai.chunks import ChunkStream
 from vllama_pool.router.protocol.openai.requests import CompletionRequest
-from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
-from vllama_pool.router.protocol.vllm import api, limits
+from vllama_pool.router.protocol.operation import Clock, NextStep, StreamTranslator, Timing, UpstreamRequest
+from vllama_pool.router.protocol.vllm import api, limits, tokenize
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.request_body import missing_field
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.router.protocol.vllm.window import SLACK, lower, room_after, too_long
 from vllama_pool.workers.registry.record import ModelInfo
 
+MAX_COUNTED = 16
+"""Longest texts of a request to count."""
 MAX_PROMPTS = 1024
 """Prompts times choices of one request; each takes a place in the worker's batch."""
 
@@ -56,16 +61,16 @@ def check(request: CompletionRequest, info: ModelInfo) -> None:
         capabilities.require(("insert",), request.model, info)
 
 
-def prepare(request: CompletionRequest, plan: ModelPlan) -> UpstreamRequest:
-    return _send(request, _upstream(request, plan), plan)
+def prepare(request: CompletionRequest, plan: ModelPlan) -> NextStep:
+    return _send_within(request, _upstream(request, plan), plan)
 
 
-def adapt(request: CompletionRequest, plan: ModelPlan, *refusals: AttemptFailed) -> UpstreamRequest | None:
+def adapt(request: CompletionRequest, plan: ModelPlan, *refusals: AttemptFailed) -> NextStep | None:
     """Apply limits that the refusals name."""
     explain_context(refusals[-1], "prompt")
     known = [refusal for refusal in refusals if not limits.is_stop_limit(refusal)]
     within = limits.within_limits(_upstream(request, plan), known)
-    return None if within is None else _send(request, within, plan)
+    return None if within is None else _send_within(request, within, plan)
 
 
 def _upstream(request: CompletionRequest, plan: ModelPlan) -> CompletionRequest:
@@ -76,8 +81,47 @@ def _upstream(request: CompletionRequest, plan: ModelPlan) -> CompletionRequest:
     else:
         upstream.stream_options = None
     plan.complete(upstream, streams_text=upstream.stream)
-    upstream.max_tokens = plan.within_context(upstream.max_tokens)
+    upstream.max_tokens = plan.limit_output(upstream.max_tokens)
+    if plan.output is not None:
+        upstream.limit_minimum(plan.output)
     return upstream
+
+
+def _send_within(request: CompletionRequest, upstream: CompletionRequest, plan: ModelPlan) -> NextStep:
+    """Send the request. If it may exceed a context smaller than the worker's, count the prompts first."""
+    window = plan.window
+    if window is None:
+        return _send(request, upstream, plan)
+
+    def within(longest: int) -> UpstreamRequest:
+        limited = upstream.copy()
+        room = room_after(longest, window)
+        limited.max_tokens = lower(limited.max_tokens, room)
+        limited.limit_minimum(room)
+        return _send(request, limited, plan)
+
+    if templated_completions.applies(request, plan):
+        sent = templated_completions.messages(request, plan)
+        return tokenize.count_conversation(plan.info.name, sent, lambda count: within(count.count))
+    texts, tokens = _prompts(request)
+    longest = max(map(len, tokens), default=0)
+    if longest >= window:
+        explain_context(too_long(longest, window), "prompt")
+    bytes_, max_tokens = max((len(text.encode()) for text in texts), default=0), upstream.max_tokens or 0
+    if max(longest, bytes_ + SLACK) + max_tokens <= window:
+        return _send(request, upstream, plan)
+    counted = sorted(texts, key=len, reverse=True)[:MAX_COUNTED]
+    return tokenize.count_longest(plan.info.name, counted, within, longest)
+
+
+def _prompts(request: CompletionRequest) -> tuple[list[str], list[list[int]]]:
+    """Return the prompts that are texts, and those that are tokens."""
+    prompt: Any = request.prompt
+    if isinstance(prompt, str):
+        return [prompt], []
+    if isinstance(prompt[0], int):
+        return [], [prompt]
+    return [each for each in prompt if isinstance(each, str)], [each for each in prompt if isinstance(each, list)]
 
 
 def _send(request: CompletionRequest, upstream: CompletionRequest, plan: ModelPlan) -> UpstreamRequest:

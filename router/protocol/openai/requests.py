@@ -91,6 +91,11 @@ class Generation(api.VllmSampling, omit_defaults=True, kw_only=True):
         if self.stream_options is None or not self.stream_options.include_usage:
             self.stream_options = api.INCLUDE_USAGE
 
+    def limit_minimum(self, limit: int) -> None:
+        """Lower `min_tokens` to the limit on the answer: vLLM refuses a higher one."""
+        if self.min_tokens is not None and self.min_tokens > limit:
+            self.min_tokens = limit
+
 
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")
 """Of thinking. vLLM knows all but the last, which is Codex's word for "max"."""

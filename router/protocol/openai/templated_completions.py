@@ -73,18 +73,23 @@ def applies(request: CompletionRequest, plan: ModelPlan) -> bool:
 
 def prepare(request: CompletionRequest, upstream: CompletionRequest, plan: ModelPlan) -> UpstreamRequest:
     """`upstream`: the request to /v1/completions. Raises BadRequest."""
+    sent = messages(request, plan)
+    upstream.prompt = upstream.suffix = upstream.echo = upstream.logprobs = upstream.prompt_logprobs = None
+    body = b'%b,"messages":%b}' % (api.encode(upstream)[:-1], api.encode(sent))
+    stream = TemplatedStream if request.stream else TemplatedAnswer
+    return UpstreamRequest(
+        api.CHAT_PATH, body, lambda request, timing, clock: stream(request), whole=not request.stream
+    )
+
+
+def messages(request: CompletionRequest, plan: ModelPlan) -> list[api.VllmMessage]:
+    """Return the prompt as a chat. Raises BadRequest."""
     prompt = request.prompt
     if isinstance(prompt, list):
         if len(prompt) != 1 or not isinstance(prompt[0], str):
             raise BadRequest(ONE_TEXT, param="prompt")
         prompt = prompt[0]
-    upstream.prompt = upstream.suffix = upstream.echo = upstream.logprobs = upstream.prompt_logprobs = None
-    messages = plan.with_messages([api.VllmMessage("user", prompt)])
-    body = b'%b,"messages":%b}' % (api.encode(upstream)[:-1], api.encode(messages))
-    stream = TemplatedStream if request.stream else TemplatedAnswer
-    return UpstreamRequest(
-        api.CHAT_PATH, body, lambda request, timing, clock: stream(request), whole=not request.stream
-    )
+    return plan.with_messages([api.VllmMessage("user", prompt)])
 
 
 class TemplatedStream(ChunkStream):

@@ -17,7 +17,7 @@ from vllama_pool.router.protocol.openai.chat import check_functions
 from vllama_pool.router.protocol.openai.messages import Message
 from vllama_pool.router.protocol.openai.requests import Tool
 from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
-from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.vllm import api, strict_templates
 from vllama_pool.router.protocol.vllm.errors import WRONG_TASK
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.request_body import BodyDecoder, RefusedFields, missing_field
@@ -115,9 +115,11 @@ def prepare_tokenize(request: TokenizeRequest, plan: ModelPlan) -> UpstreamReque
     if request.messages is None:
         return _send(api.TOKENIZE_PATH, request, plan.info)
     sent = plan.with_messages(messages.translate(request.messages, plan.info))
+    if drops_tools := plan.drops_tools():
+        sent = strict_templates.without_tools(sent)
     adds_prompt = False if request.continue_final_message else request.add_generation_prompt
     upstream = msgspec.structs.replace(
-        request, messages=sent, tools=request.tools or None, add_generation_prompt=adds_prompt
+        request, messages=sent, tools=None if drops_tools else request.tools or None, add_generation_prompt=adds_prompt
     )
     return _send(api.TOKENIZE_PATH, upstream, plan.info)
 

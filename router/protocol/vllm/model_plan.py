@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vllama_pool.config.routing.defaults import Defaults
+from vllama_pool.router.errors import AttemptFailed
+from vllama_pool.router.protocol.capabilities import drops_tools
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.strict_templates import SYSTEM_ROLES
+from vllama_pool.router.protocol.vllm.window import lower, narrowed, window_of
 from vllama_pool.workers.registry.record import ModelInfo
 
 SamplingOf = Callable[[Mapping[str, Any], ModelInfo], Mapping[str, Any]]
@@ -19,10 +22,15 @@ MessagesOf = Callable[[Defaults, ModelInfo], list[api.VllmMessage]]
 class ModelPlan:
     """A model's defaults in vLLM's terms. The worker has its own, which follow OpenAI's."""
 
-    __slots__ = ("defaults", "info", "messages", "sampling")
+    __slots__ = ("_described", "defaults", "info", "messages", "output", "sampling", "window")
 
     def __init__(self, info: ModelInfo, defaults: Defaults, sampling: SamplingOf, messages: MessagesOf) -> None:
-        self.info = info
+        self._described = info  # `PlanCache` knows the plan by this object
+        self.info = narrowed(info, defaults)
+        self.window = window_of(info, defaults)
+        """A context smaller than the worker's, in tokens. None if vLLM's own is the limit."""
+        self.output = lower(defaults.output, self.window)
+        """Longest answer in tokens; None for any."""
         self.defaults = defaults
         self.messages = messages(defaults, info) if defaults.messages else []
         self.sampling = tuple(sampling(defaults.options, info).items()) if defaults.options else ()
@@ -46,7 +54,16 @@ class ModelPlan:
             return [messages[0], *self.messages, *messages[1:]]
         return [*([api.VllmMessage("system", system)] if system else []), *self.messages, *messages]
 
-    def within_context(self, tokens: int | None) -> int | None:
-        """Lower a client's limit to the context, as agents send fixed ones. vLLM subtracts the prompt."""
+    def limit_output(self, tokens: int | None) -> int | None:
+        """Lower a client's limit to the model's, and to the context, as agents send fixed ones. vLLM subtracts the
+        prompt."""
         context = self.info.context_length
-        return context if tokens is not None and 0 < context < tokens else tokens
+        tokens = context if tokens is not None and 0 < context < tokens else tokens
+        return tokens if self.output is None else lower(tokens, self.output)
+
+    def drops_tools(self, refusals: Sequence[AttemptFailed] = ()) -> bool:
+        """True if the model cannot call tools and its requests get an answer all the same.
+
+        `refusals`: those of a worker whose abilities are not known.
+        """
+        return drops_tools(self.info, self.defaults, refusals)

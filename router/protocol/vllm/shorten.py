@@ -84,10 +84,13 @@ def send_chat(chat: api.VllmChatRequest) -> NextStep:
     return UpstreamRequest(api.CHAT_PATH, api.encode(chat))
 
 
-def fitted(chat: api.VllmChatRequest, send: Send, otherwise: Callable[[], NextStep]) -> NextStep:
+def fitted(
+    chat: api.VllmChatRequest, send: Send, otherwise: Callable[[], NextStep], window: int | None = None
+) -> NextStep:
     """Limit max_tokens to what the prompt leaves of the context: older releases of vLLM refuse more.
 
-    `otherwise`: the step if this is not the reason of the refusal.
+    `otherwise`: the step if this is not the reason of the refusal. `window`: the context, if it is smaller than the
+    worker's.
     """
     if chat.max_tokens is None:
         return otherwise()
@@ -96,7 +99,12 @@ def fitted(chat: api.VllmChatRequest, send: Send, otherwise: Callable[[], NextSt
         fitting = fit(chat, count.max_model_len, count.count)
         return otherwise() if fitting is None else send(fitting)
 
-    return tokenize.count_chat(chat, on_count)
+    return tokenize.count_chat(chat, on_count, window=window)
+
+
+def within_window(request: api.RequestT, window: int, tokens: int) -> api.RequestT | None:
+    """Limit max_tokens to what a prompt of so many tokens leaves of the window. None if it leaves nothing."""
+    return _limited(request, window - tokens) if tokens < window else None
 
 
 def fit(request: api.RequestT, limit: int, tokens: int) -> api.RequestT | None:
@@ -113,8 +121,10 @@ def shortened(
     *,
     form: Form = unchanged,
     send: Send = send_chat,
+    window: int | None = None,
 ) -> NextStep:
-    """`limit`: the context in tokens; 0 if unknown. `form` changes the kept messages."""
+    """`limit`: the context in tokens; 0 if unknown. `form` changes the kept messages. `window`: the context, if it is
+    smaller than the worker's."""
     candidates = shortenings(chat.messages)
 
     def narrow(low: int, high: int, best: api.VllmChatRequest | None, limit: int) -> NextStep:
@@ -133,7 +143,7 @@ def shortened(
                 return narrow(middle + 1, high, best, limit)
             return narrow(low, middle, _limited(tried, remaining), limit)
 
-        return tokenize.count_chat(tried, on_count)
+        return tokenize.count_chat(tried, on_count, window=window)
 
     return narrow(0, len(candidates), None, limit)
 

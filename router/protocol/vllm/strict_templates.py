@@ -59,15 +59,18 @@ def _forms(refusal: str, messages: list[api.VllmMessage], info: ModelInfo) -> It
     before = [] if "tools" in info.capabilities or "tool" in info.template else [without_tools]
     after = [with_short_ids] if _SHORT_IDS.search(refusal) else []
     if _takes_system(refusal, info.template) and any(message.role not in SYSTEM_ROLES for message in messages):
-        yield _composed(*before, gathered, *after)
-    yield _composed(*before, without_system, *after)
+        yield composed(*before, gathered, *after)
+    yield composed(*before, without_system, *after)
 
 
-def _composed(*forms: Form) -> Form:
+def composed(*forms: Form) -> Form:
+    """Apply one after the other."""
     return lambda messages: reduce(lambda changed, form: form(changed), forms, messages)
 
 
 def apply(form: Form, chat: api.VllmChatRequest) -> api.VllmChatRequest:
+    if form is unchanged:
+        return chat
     return msgspec.structs.replace(chat, messages=form(chat.messages))
 
 

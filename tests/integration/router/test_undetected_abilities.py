@@ -30,12 +30,13 @@ NAME = "registry.ollama.ai/library/m:latest"
 
 
 @asynccontextmanager
-async def router_over(state_dir: Path, *workers: Options) -> AsyncIterator[Fleet]:
-    """A router that has just seen these static workers."""
+async def router_over(state_dir: Path, *workers: Options, **entry: Any) -> AsyncIterator[Fleet]:
+    """A router that has just seen these static workers. `entry`: of the model in the routing file."""
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(Simulated(options)) for options in workers]
         named = enumerate(servers)
-        table = routing_table(workers=[{"url": server.url, "name": f"w{i}"} for i, server in named])
+        models = {"m": entry} if entry else {}
+        table = routing_table(models=models, workers=[{"url": server.url, "name": f"w{i}"} for i, server in named])
         yield await stack.enter_async_context(fleet(state_dir, {}, table=table))
 
 
@@ -58,6 +59,32 @@ async def test_a_tool_chat_is_answered_before_tools_are_detected(stream: bool, t
         assert answer.status_code == 200, answer.text
         assert "get_weather" in answer.text
         assert await shown(running) == ["completion"]
+
+
+CHATS = [
+    ("/api/chat", {"messages": [{"role": "user", "content": "How?"}], "tools": [TOOL]}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "How?"}], "tools": [TOOL]}),
+    ("/v1/responses", {"input": "How?", "tools": [{"type": "function", **TOOL["function"]}]}),
+    (
+        "/v1/messages",
+        {
+            "messages": [{"role": "user", "content": "How?"}],
+            "max_tokens": 50,
+            "tools": [{"name": "get_weather", "input_schema": {"type": "object"}}],
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(("path", "fields"), CHATS, ids=[path for path, _ in CHATS])
+async def test_tools_that_a_worker_refuses_are_dropped_if_the_entry_ignores_them(
+    tmp_path: Path, path: str, fields: dict[str, Any], stream: bool
+) -> None:
+    async with router_over(tmp_path, PLAIN, tools="ignore") as running:
+        answer = await running.http.post(path, json={"model": "m", "stream": stream, **fields})
+        assert answer.status_code == 200, answer.text
+        assert "does not support" not in answer.text
 
 
 @pytest.mark.rule(95, 158)

@@ -21,6 +21,7 @@ from vllama_pool.router.protocol.openai.model_kinds import TRANSCRIPTION
 from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm.request_body import invalid_value, not_for_clients
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.router.protocol.vllm.window import lower
 from vllama_pool.workers.registry.record import ModelInfo
 
 MAX_FILE = 25 * 2**20
@@ -127,8 +128,13 @@ def check(request: TranscriptionRequest, info: ModelInfo) -> None:
 
 
 def prepare(path: str, request: TranscriptionRequest, info: ModelInfo, defaults: Defaults) -> UpstreamRequest:
-    assert request.file is not None  # checked by `decode_form`
-    content_type, body = build_form(_fields(request, info.name), "file", request.file)
+    file = request.file
+    assert file is not None  # checked by `decode_form`
+    if defaults.output is not None:
+        request = msgspec.structs.replace(
+            request, max_completion_tokens=lower(request.max_completion_tokens, defaults.output)
+        )
+    content_type, body = build_form(_fields(request, info.name), "file", file)
     return UpstreamRequest(path, body, whole=not request.stream, content_type=content_type)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -10,7 +10,7 @@ from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol.openai.model_kinds import EMBEDDING
 from vllama_pool.router.protocol.openai.pooling import request as pooling
-from vllama_pool.router.protocol.operation import UpstreamRequest
+from vllama_pool.router.protocol.operation import NextStep
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.request_body import BodyDecoder, RefusedFields
 from vllama_pool.workers.registry.record import ModelInfo
@@ -80,8 +80,12 @@ def check(request: EmbeddingRequest, info: ModelInfo) -> None:
     EMBEDDING.require(request.model, info)
 
 
-def prepare(request: EmbeddingRequest, info: ModelInfo, defaults: Defaults) -> UpstreamRequest:
-    return pooling.send(api.EMBEDDINGS_PATH, request, info)
+def prepare(request: EmbeddingRequest, info: ModelInfo, defaults: Defaults) -> NextStep:
+    return pooling.send_within(api.EMBEDDINGS_PATH, request, info, defaults, lambda: _inputs(request.input))
+
+
+def _inputs(value: Any) -> list[pooling.Input]:
+    return [value] if isinstance(value, str) or (value and isinstance(value[0], int)) else value
 
 
 def adapt(request: EmbeddingRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> None:

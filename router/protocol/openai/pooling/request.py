@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Final, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
+from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol.openai import requests
 from vllama_pool.router.protocol.openai.chat import explain_context
 from vllama_pool.router.protocol.openai.model_kinds import Kind
-from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
-from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.operation import Clock, NextStep, StreamTranslator, Timing, UpstreamRequest
+from vllama_pool.router.protocol.vllm import api, tokenize
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.router.protocol.vllm.window import too_long, window_of
 from vllama_pool.workers.registry.record import ModelInfo
 
 MAX_INPUTS = 2048
 """Texts of one request, as in OpenAI's API; each takes a place in the worker's batch."""
 MAX_INTEGER = 2**31 - 1
+MAX_COUNTED = 16
+"""Longest texts of a request to count."""
+MAX_SPECIAL_TOKENS = 16
+"""Upper bound of the tokens that a model adds to a text."""
 REFUSED: Final = {
     "chat_template": "the model's own template is used",
     "cache_salt": "leave it out",
@@ -27,6 +33,10 @@ REFUSED: Final = {
     "media_io_kwargs": "leave it out",
     "normalize": "use 'use_activation'",
 }
+
+
+Input = str | Sequence[Any]
+"""A text, or tokens."""
 
 
 class PoolingRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -84,6 +94,43 @@ def check_length(name: str, items: Sequence[object]) -> None:
 
 def send(path: str, request: PoolingRequest, info: ModelInfo) -> UpstreamRequest:
     return UpstreamRequest(path, api.encode(msgspec.structs.replace(request, model=info.name)), whole=True)
+
+
+def send_within(
+    path: str, request: PoolingRequest, info: ModelInfo, defaults: Defaults, inputs: Callable[[], Iterable[Input]]
+) -> NextStep:
+    """Send the request. If an input may exceed a context smaller than the worker's, count the longest first.
+
+    `inputs`: texts and lists of tokens. Raises Refused for tokens beyond it.
+    """
+    window, truncated_at = window_of(info, defaults), request.truncate_prompt_tokens
+    if window is None:
+        return send(path, request, info)
+    if truncated_at is not None:
+        return send(path, msgspec.structs.replace(request, truncate_prompt_tokens=_within(truncated_at, window)), info)
+    texts: list[str] = []
+    for each in inputs():
+        if isinstance(each, str):
+            texts.append(each)
+        elif len(each) > window:
+            explain_context(too_long(len(each), window), "input")
+    counted = [text for text in sorted(texts, key=len, reverse=True)[:MAX_COUNTED] if _may_exceed(text, window)]
+
+    def then(longest: int) -> NextStep:
+        if longest > window:
+            raise too_long(longest, window)
+        return send(path, request, info)
+
+    return tokenize.count_longest(info.name, counted, then)
+
+
+def _within(tokens: int, window: int) -> int:
+    """-1 is the whole context."""
+    return window if tokens < 0 else min(tokens, window)
+
+
+def _may_exceed(text: str, window: int) -> bool:
+    return len(text.encode()) + MAX_SPECIAL_TOKENS > window
 
 
 def explain(kind: Kind, request: PoolingRequest, field: str, failure: AttemptFailed) -> None:

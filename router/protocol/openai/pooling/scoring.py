@@ -14,7 +14,7 @@ from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol.openai import messages, requests
 from vllama_pool.router.protocol.openai.model_kinds import RERANKING, SCORING
 from vllama_pool.router.protocol.openai.pooling import request as pooling
-from vllama_pool.router.protocol.operation import UpstreamRequest
+from vllama_pool.router.protocol.operation import NextStep
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.request_body import BodyDecoder, RefusedFields, missing_field
 from vllama_pool.workers.registry.record import ModelInfo
@@ -156,15 +156,34 @@ def check_score(request: ScoreRequest, info: ModelInfo) -> None:
     SCORING.require(request.model, info)
 
 
-def prepare_rerank(path: str, request: RerankRequest, info: ModelInfo, defaults: Defaults) -> UpstreamRequest:
+def prepare_rerank(path: str, request: RerankRequest, info: ModelInfo, defaults: Defaults) -> NextStep:
     sides = {"query": _sent(request.query), "documents": _sent(request.documents)}
-    return pooling.send(path, msgspec.structs.replace(request, **sides), info)
+    upstream = msgspec.structs.replace(request, **sides)
+    return pooling.send_within(path, upstream, info, defaults, lambda: _inputs(request.query, request.documents))
 
 
-def prepare_score(path: str, request: ScoreRequest, info: ModelInfo, defaults: Defaults) -> UpstreamRequest:
+def prepare_score(path: str, request: ScoreRequest, info: ModelInfo, defaults: Defaults) -> NextStep:
     first, second = _pair(request)
-    sides = {"text_1": _sent(getattr(request, first)), "text_2": _sent(getattr(request, second))}
-    return pooling.send(path, msgspec.structs.replace(request, **{**dict.fromkeys(_SIDES), **sides}), info)
+    left, right = getattr(request, first), getattr(request, second)
+    sides = {"text_1": _sent(left), "text_2": _sent(right)}
+    upstream = msgspec.structs.replace(request, **{**dict.fromkeys(_SIDES), **sides})
+    return pooling.send_within(path, upstream, info, defaults, lambda: _inputs(left, right))
+
+
+def _inputs(left: Texts | None, right: Texts | None) -> list[str]:
+    """Return the texts of each pair, which the model reads together."""
+    first, second = _texts(left), _texts(right)
+    return [f"{first[min(index, len(first) - 1)]} {text}" for index, text in enumerate(second)]
+
+
+def _texts(value: Texts | None) -> list[str]:
+    return [_text(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def _text(item: Text | None) -> str:
+    if item is None or isinstance(item, str):
+        return item or ""
+    return item.text or " ".join(part.text for part in item.content or () if part.text)
 
 
 def _sent(value: Texts | None) -> object:

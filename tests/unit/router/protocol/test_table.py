@@ -43,7 +43,7 @@ def test_an_operation_translates_a_body_into_a_response(name: str, captured: str
     body = b'{"model":"X","prompt":"hi","messages":[{"role":"user","content":"hi"}],"stream":'
     request = operation.decode(body + (b"true}" if streamed else b"false}"))
     assert (request.model, request.stream) == ("X", streamed)  # type: ignore[attr-defined]
-    assert operation.check(request, MODEL) is None
+    assert operation.check(request, MODEL, NO_DEFAULTS) is None
     assert outgoing(operation.prepare(request, MODEL, NO_DEFAULTS)).path == "/v1/chat/completions"
     answer = run(operation.translator(request, TIMING, CLOCK), stream(captured))  # type: ignore[arg-type]
     assert b'"done":true' in answer

@@ -139,7 +139,7 @@ def test_every_accepted_request_can_be_sent_and_shortened(
     info = msgspec.structs.replace(ABLE, has_template=has_template, template="<think>", context_length=64)
     request = operation.decode(json.dumps(fields).encode())
     try:
-        assert operation.check(request, info) is None
+        assert operation.check(request, info, NO_DEFAULTS) is None
     except ClientError:
         return
     assert operation.adapt is not None
