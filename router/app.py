@@ -21,6 +21,7 @@ from litestar.routes import HTTPRoute
 
 from vllama_pool.config.durations import FOREVER
 from vllama_pool.config.routing.table import RoutingTable, load
+from vllama_pool.config.routing.watch import FileWatch, Watched
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.admission.admission import Admission
 from vllama_pool.router.admission.entry_limits import request_limits
@@ -44,6 +45,9 @@ from vllama_pool.router.proxy.attempt import Upstream
 from vllama_pool.router.proxy.forward import Forwarder
 from vllama_pool.router.proxy.in_flight import Shared
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
+from vllama_pool.router.reload import Fleet, Prepare, Reloader, ReloadRequest
+from vllama_pool.router.routing.live import LiveRoutes
+from vllama_pool.router.routing.orphans import WorkerChanges, find_orphans
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.access import Access
 from vllama_pool.router.server.asgi import App
@@ -64,9 +68,11 @@ from vllama_pool.router.telemetry.decision_view import (
 )
 from vllama_pool.router.telemetry.decisions import Decisions
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
+from vllama_pool.router.telemetry.recent_names import NamesInUse, RecentNames
 from vllama_pool.router.telemetry.report_exchange import Question, Report, ReportExchange
 from vllama_pool.router.telemetry.request_log import RequestLog
 from vllama_pool.router.telemetry.request_record import RequestRecord
+from vllama_pool.router.telemetry.routing_file import RoutingFileState
 from vllama_pool.router.telemetry.routing_state import ROUTING, RoutingState, routing_state
 from vllama_pool.router.telemetry.worker_view import view_workers
 from vllama_pool.router.upstream.client import UpstreamClient
@@ -102,31 +108,49 @@ def create_app(
     rng: random.Random | None = None,
     log_stream: BinaryIO | None = None,
     instance: RouterInstance | None = None,
+    reload_request: ReloadRequest | None = None,
 ) -> Gate:
     """Build the application. Raises RoutingError for an invalid routing file."""
+    watch = FileWatch(Watched((settings.routing_file,))) if settings.routing_file and table is None else None
     if table is None:
         table = load(settings.routing_file) if settings.routing_file else RoutingTable()
     collaborators = Collaborators(
         client or UpstreamClient(), clock or SystemClock(), rng or random.Random(), log_stream or sys.stdout.buffer
     )
+    host_name = socket.gethostname()
     pool = Pool(time.monotonic)
     virtual_models = ModelStore()
-    routes = ModelRoutes(table, collaborators.rng, virtual=virtual_models.live)
-    sources = open_sources(settings, table.workers, pool, virtual_models, lambda: routes.shadowed(pool))
+    routes = LiveRoutes(
+        table,
+        lambda table, before: ModelRoutes(table, collaborators.rng, virtual=virtual_models.live, previous=before),
+    )
+    sources = open_sources(settings, table.workers, pool, virtual_models, lambda: routes().shadowed(pool))
     stalls = _stall_watch(settings)
     request_log = RequestLog(collaborators.log_stream, debug=settings.log_level == "debug")
     instance = instance or RouterInstance()
     admission = Admission(settings.max_queue, instance.total)
     admission.set_limits(request_limits(table))
-    metrics = _metrics(pool, sources.discovery, request_log, admission)
+    names = RecentNames(time.monotonic)
+    metrics = _metrics(
+        pool, sources.discovery, request_log, admission, lambda: reloader.state if reloader is not None else None
+    )
     expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
     decisions = Decisions(settings.decisions)
-    state = Report("state", ProcessReport, lambda: _report(pool, sources.discovery, metrics))
+    state = Report("state", ProcessReport, lambda: _report(pool, sources.discovery, metrics, reloader))
     uses = Report("model uses", ModelUses, expiry.uses)
-    routing = Report(ROUTING, RoutingState, lambda: _routing_state(pool, sources))
+    routing = Report(ROUTING, RoutingState, lambda: _routing_state(pool, sources, reloader))
     made = Report(DECISIONS, ProcessDecisions, lambda: view_decisions(decisions, _clock_offset(collaborators.clock)))
     one = Question(ONE_DECISION, FoundDecision, lambda name: _find(decisions, name, collaborators.clock))
-    exchange = ReportExchange(instance, (state, uses, routing, made), (one,))
+    in_use = Report("names in use", NamesInUse, names.in_use)
+    exchange = ReportExchange(instance, (state, uses, routing, made, in_use), (one,))
+
+    async def orphans(table: RoutingTable) -> Sequence[str]:
+        used = {name for process in (await exchange.collect(in_use)).values() for name in process.names}
+        changes = WorkerChanges(sources.static.left_out(table.workers), added=sources.static.adds(table.workers))
+        return find_orphans(used, routes.now, routes.next, pool, changes)
+
+    async def live_revisions() -> Sequence[str]:
+        return [process.revision for process in (await exchange.collect(routing)).values()]
 
     async def collect_states() -> ProcessReports:
         return ProcessReports(exchange.total, await exchange.collect(state))
@@ -140,28 +164,62 @@ def create_app(
     async def find_request(request_id: str) -> FoundDecision:
         return merge_found(await exchange.ask(one, request_id))
 
+    keyring = Keyring(settings, metrics.usage, instance.total)
+
+    def prepare_keys(table: RoutingTable) -> Callable[[], None]:
+        """`routes` have been prepared for the table. Raises RoutingError."""
+        keys = keyring.read(table, routes.next.names_of)
+        access = Access.from_settings(settings, keys.grants, [host_name])
+
+        def apply() -> None:
+            keyring.use(keys)
+            gate.use(access)
+
+        return apply
+
+    parts: tuple[Prepare, ...] = (
+        routes.prepare,
+        prepare_keys,
+        lambda table: partial(sources.static.apply, table.workers),
+        lambda table: partial(admission.set_limits, request_limits(table)),
+    )
+    reloader = (
+        Reloader(
+            table,
+            watch,
+            parts,
+            Fleet(orphans, live_revisions),
+            reload_request or ReloadRequest(),
+            logs=exchange.index == 0,
+        )
+        if watch is not None
+        else None
+    )
     inference = InferenceHandler(
-        routes=lambda: routes,
+        routes=routes,
         pool=pool,
         begin=_forwarder(settings, collaborators, pool, stalls, admission, sources.discovery.refresh).begin,
         clock=collaborators.clock,
         expiry=expiry,
         decisions=decisions,
+        names=names,
         body_limit=settings.body_limit,
         anonymous=Grant(usage=metrics.usage.anonymous),
     )
     table_of_operations = operations(collaborators.clock, settings.stall_timeout, settings.max_choices)
     hot = {operation.path: partial(inference.handle, operation) for operation in table_of_operations}
     handlers = [
-        *catalogue_routes(pool, lambda: routes, expiry, collect_uses, collaborators.clock, settings.version),
-        *openai_model_routes(pool, lambda: routes),
+        *catalogue_routes(pool, routes, expiry, collect_uses, collaborators.clock, settings.version),
+        *openai_model_routes(pool, routes),
         *model_routes(
-            sources.sync, lambda rights: Inventory(routes, pool, virtual_models.live, writes_refusal(settings), rights)
+            sources.sync,
+            lambda rights: Inventory(routes(), pool, virtual_models.live, writes_refusal(settings), rights),
         ),
         *admin_routes(collect_states),
         *explain_routes(collect_decisions, find_request),
     ]
-    lifespan = _lifespan(collaborators.client, sources, exchange, stalls, request_log)
+    loops = (stalls.run, *((reloader.run,) if reloader else ()))
+    lifespan = _lifespan(collaborators.client, sources, exchange, loops, request_log)
     refusal_log = RefusalLog(time.monotonic)
 
     def finished(record: RequestRecord) -> None:
@@ -173,12 +231,12 @@ def create_app(
         metrics.refused(refusal.reason)
         refusal_log.refused(refusal)
 
-    keyring = Keyring(settings, metrics.usage, instance.total)
-    keys = keyring.read(table, routes.names_of)
-    keyring.use(keys)
-    access = Access.from_settings(settings, keys.grants, [socket.gethostname()])
     dispatcher = _serve(settings, hot, handlers, lifespan)
-    return Gate(dispatcher, access, finished, on_refusal, collaborators.clock.monotonic_ns)
+    keys = keyring.read(table, routes().names_of)
+    keyring.use(keys)
+    access = Access.from_settings(settings, keys.grants, [host_name])
+    gate = Gate(dispatcher, access, finished, on_refusal, collaborators.clock.monotonic_ns)  # a reload uses it
+    return gate
 
 
 def _clock_offset(clock: Clock) -> int:
@@ -217,7 +275,13 @@ def _forwarder(
     return Forwarder(Shared(upstream, collaborators.rng, admission, refresh, settings.log_level == "debug"))
 
 
-def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog, admission: Admission) -> RouterMetrics:
+def _metrics(
+    pool: Pool,
+    discovery: Discovery,
+    request_log: RequestLog,
+    admission: Admission,
+    routing_file: Callable[[], RoutingFileState | None],
+) -> RouterMetrics:
     return RouterMetrics(
         Readings(
             workers=pool,
@@ -226,31 +290,41 @@ def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog, admissio
             refused_records=lambda: discovery.refusals,
             dropped_log_lines=lambda: request_log.dropped,
             queues=admission.queues,
+            routing_file=routing_file,
         ),
         tuple(Reason),
     )
 
 
-def _report(pool: Pool, discovery: Discovery, metrics: RouterMetrics) -> ProcessReport:
+def _report(pool: Pool, discovery: Discovery, metrics: RouterMetrics, reloader: Reloader | None) -> ProcessReport:
     workers = view_workers(pool, time.monotonic())
-    return ProcessReport(workers, discovery.registry_up, metrics.families(), discovery.registry_problem)
+    return ProcessReport(
+        workers,
+        discovery.registry_up,
+        metrics.families(),
+        discovery.registry_problem,
+        reloader.state if reloader is not None else None,
+    )
 
 
-def _routing_state(pool: Pool, sources: Sources) -> RoutingState:
-    return routing_state(pool, caught_up=sources.caught_up, registry_problem=sources.discovery.registry_problem)
+def _routing_state(pool: Pool, sources: Sources, reloader: Reloader | None) -> RoutingState:
+    problem, revision = sources.discovery.registry_problem, reloader.state.revision if reloader is not None else ""
+    return routing_state(pool, caught_up=sources.caught_up, registry_problem=problem, revision=revision)
 
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
+Loop = Callable[[], Coroutine[Any, Any, None]]
+"""Runs until it is cancelled."""
 
 
 def _lifespan(
-    client: Client, sources: Sources, exchange: ReportExchange, stalls: StallWatch, request_log: RequestLog
+    client: Client, sources: Sources, exchange: ReportExchange, loops: Sequence[Loop], request_log: RequestLog
 ) -> Lifespan:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None, None]:
         writing = asyncio.get_running_loop().create_task(request_log.run(), name="request log")
         try:
-            async with exchange.serving(), background(*sources.loops(), stalls.run()):
+            async with exchange.serving(), background(*sources.loops(), *(loop() for loop in loops)):
                 await sources.discovery.wait_first(REGISTRY_WAIT)
                 yield
         finally:

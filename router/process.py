@@ -3,7 +3,8 @@
     python -m vllama_pool.router.start
 
 Reads VLLAMA_LISTEN_FD, VLLAMA_PROCESS and VLLAMA_STATUS_FD besides the settings' variables. On SIGTERM it stops
-accepting connections and lets running requests finish within the settings' `grace`.
+accepting connections and lets running requests finish within the settings' `grace`. On SIGHUP it reads the routing
+file.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from vllama_pool.config.settings import RouterSettings, error_lines
 from vllama_pool.router.app import create_app
 from vllama_pool.router.descriptors import allow_many_descriptors
 from vllama_pool.router.instance import LISTEN_FD, PROCESS, RouterInstance
+from vllama_pool.router.reload import ReloadRequest
 from vllama_pool.router.server.connection_lifetime import enable_keepalive
 from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.server.http_protocol import BoundedProtocol
@@ -86,6 +88,8 @@ def make_server(app: Gate, settings: RouterSettings, status: StatusPipe) -> Rout
 
 def main() -> None:
     """Serve until SIGTERM. Start errors go to stderr, one line each."""
+    reload_request = ReloadRequest()
+    signal.signal(signal.SIGHUP, reload_request)
     status = StatusPipe.from_environment(os.environ)
     listening = socket.socket(fileno=int(os.environ[LISTEN_FD]))
     enable_keepalive(listening)
@@ -93,7 +97,8 @@ def main() -> None:
     try:
         settings = RouterSettings()
         configure_logging(settings.log_level)
-        app = create_app(settings, instance=RouterInstance.parse(os.environ[PROCESS]))
+        instance = RouterInstance.parse(os.environ[PROCESS])
+        app = create_app(settings, instance=instance, reload_request=reload_request)
     except ValidationError as error:
         for line in error_lines(error):
             sys.stderr.write(f"vllama: {line}\n")

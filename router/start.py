@@ -6,10 +6,12 @@ Imports make hundreds of thousands of objects and no garbage: looking for it tak
 from __future__ import annotations
 
 import gc
+import signal
 
 
 def main() -> None:
     gc.disable()  # until the server has started
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it asks for a reload
     from vllama_pool.router.process import main as serve
 
     serve()

@@ -31,7 +31,6 @@ NOT_YET = frozenset(
         "keys.*.weight",
         "keys.*.limits.output",
         "maintenance",
-        "reload",
         "workers.*.maintenance",
         *(
             f"models.*.{key}"

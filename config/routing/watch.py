@@ -34,7 +34,7 @@ Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class Watched:
     """Files, and absolute glob patterns whose files count as they come and go."""
 
     files: tuple[Path, ...]
@@ -62,13 +62,13 @@ class FileWatch:
 
     def __init__(
         self,
-        sources: Sources,
+        watched: Watched,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """`wall_clock` is compared with times of files."""
-        self._sources = sources
+        self._watched = watched
         self._clock = clock
         self._wall_clock = wall_clock
         self._latest: Mapping[Path, Glance] = {}
@@ -94,12 +94,12 @@ class FileWatch:
         self._look()
         self._read = _digests(self._latest)
 
-    def follow(self, sources: Sources) -> None:
+    def follow(self, watched: Watched) -> None:
         """Watch these from now on: call it after a reading. New ones that may have changed since count as changed."""
-        if sources == self._sources:
+        if watched == self._watched:
             return
         known = set(self._read)
-        self._sources = sources
+        self._watched = watched
         self._look()
         since = (self._began - DISTRUST) * 1e9
         self._read = {
@@ -107,6 +107,11 @@ class FileWatch:
             for path, glance in self._latest.items()
             if path in known or not glance.stamp[1:] or max(glance.stamp[-2:]) < since
         } | {path: digest for path, digest in self._read.items() if path in self._latest}
+
+    def is_unchanged(self) -> bool:
+        """Return True if the contents are what `begin` marked as read."""
+        self._look()
+        return _digests(self._latest) == self._read
 
     def poll(self) -> bool:
         """Return True if the contents differ from what was read, and have been the same for QUIET."""
@@ -116,7 +121,7 @@ class FileWatch:
     def _look(self) -> None:
         now = self._clock()
         before, distrusted = self._latest, now < self._distrust_until
-        self._latest = {path: _glance(path, None if distrusted else before.get(path)) for path in self._sources.paths()}
+        self._latest = {path: _glance(path, None if distrusted else before.get(path)) for path in self._watched.paths()}
         if self._latest != before:
             self._distrust_until = now + DISTRUST
         if _digests(self._latest) != _digests(before):

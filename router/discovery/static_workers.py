@@ -114,6 +114,15 @@ class StaticWorkers:
                 self._leaving[name] = self._watches.pop(name)
         self._retire_later([self._add(worker) for name, worker in wanted.items() if name not in self._watches])
 
+    def left_out(self, workers: Iterable[WorkerEntry]) -> tuple[str, ...]:
+        """Return the ids of watched workers that are not among these."""
+        return tuple(watch.id for watch in self._watches.values() if not any(map(watch.serves, workers)))
+
+    def adds(self, workers: Iterable[WorkerEntry]) -> bool:
+        """True if these contain a worker that is not watched."""
+        watches = self._watches
+        return any(not (watch := watches.get(one.label)) or not watch.serves(one) for one in workers)
+
     def _add(self, worker: WorkerEntry) -> StaticWatch:
         replaced = self._leaving.get(worker.label)
         generation = replaced.generation + 1 if replaced is not None else 1

@@ -9,12 +9,12 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from vllama_pool.router.server.asgi import JSON
-from vllama_pool.router.telemetry.aggregate import ProcessReports, metrics_page, workers_page
+from vllama_pool.router.telemetry.aggregate import ProcessReports, metrics_page, routing_files, workers_page
 from vllama_pool.router.telemetry.metrics import CONTENT_TYPE
 
 
 def admin_routes(reports: Callable[[], Awaitable[ProcessReports]]) -> list[HTTPRouteHandler]:
-    """`/metrics` and `/admin/workers`. `reports` collects from all router processes."""
+    """`/metrics`, `/admin/workers` and `/admin/routing`. `reports` collects from all router processes."""
 
     @get("/metrics")
     async def metrics() -> Response[str]:
@@ -24,4 +24,8 @@ def admin_routes(reports: Callable[[], Awaitable[ProcessReports]]) -> list[HTTPR
     async def workers() -> Response[bytes]:
         return Response(msgspec.json.encode(workers_page(await reports())), media_type=JSON)
 
-    return [metrics, workers]
+    @get("/admin/routing")
+    async def routing() -> Response[bytes]:
+        return Response(msgspec.json.encode(routing_files(await reports())), media_type=JSON)
+
+    return [metrics, workers, routing]

@@ -41,6 +41,7 @@ from vllama_pool.router.server.connection_lifetime import end_at_half_close
 from vllama_pool.router.server.disconnect import on_disconnect
 from vllama_pool.router.server.writer import response_writer
 from vllama_pool.router.telemetry.decisions import Decision, Decisions, Fallback
+from vllama_pool.router.telemetry.recent_names import RecentNames
 from vllama_pool.router.telemetry.request_record import (
     CLIENT_CLOSED_REQUEST,
     LOGGED_TEXT_LENGTH,
@@ -63,6 +64,7 @@ class InferenceHandler:
     clock: Clock
     expiry: ExpiryTracker
     decisions: Decisions
+    names: RecentNames
     body_limit: int
     """Bytes."""
     anonymous: Grant = field(default_factory=Grant)
@@ -89,6 +91,7 @@ class InferenceHandler:
                 end_at_half_close(scope)
             direct = operation.check(request, resolution.info, resolution.defaults)
             use = self.expiry.begin(resolution.listed, request.keep_alive, arrived, self.clock.time_ns())
+            self.names.begin(record.requested)
             try:
                 if direct is None:
                     call = ForwardRequest(
@@ -101,6 +104,7 @@ class InferenceHandler:
                     finally:
                         grant.end()
             finally:
+                self.names.end(record.requested)
                 self._end(use)  # before the client has a direct response, and may ask for /api/ps
             if direct is not None:
                 record.status, record.outcome = direct.status, "complete"

@@ -24,6 +24,7 @@ from vllama_pool.router.supervisor.listening_socket import listen, url
 from vllama_pool.router.supervisor.readiness import wait_routed
 from vllama_pool.router.supervisor.registry_server import EmbeddedRegistry, ExternalRegistry, RegistryServer
 from vllama_pool.router.supervisor.supervisor import Supervisor
+from vllama_pool.router.supervisor.terminal import hang_up_check
 from vllama_pool.router.supervisor.worker_specs import WorkerGroup, expand_groups
 from vllama_pool.router.telemetry.report_exchange import ask_processes
 from vllama_pool.router.telemetry.routing_state import ROUTING, RoutingState
@@ -79,6 +80,8 @@ def serve(
             on_serving=lambda: console.line("router", base_url, f"{where}{processes}"),
             on_ready=ready,
             wait_routed=partial(wait_routed, len(instances), partial(ask_routers, instances)),
+            hung_up=hang_up_check(),
+            reload_note=reload_note(settings.routing_file),
             on_drain=listening.close,
         )
         return asyncio.run(supervisor.run())
@@ -88,6 +91,11 @@ def serve(
 
 async def ask_routers(instances: Sequence[RouterInstance]) -> Mapping[int, RoutingState]:
     return await ask_processes(instances[0], range(len(instances)), ROUTING, RoutingState)
+
+
+def reload_note(file: Path | None) -> str:
+    """Return the line for a SIGHUP."""
+    return f"reloading {file}" if file else "nothing to reload: no routing file is set (--routing FILE)"
 
 
 def registry_server(settings: RegistrySettings, console: Console) -> RegistryServer:

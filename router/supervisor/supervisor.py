@@ -7,6 +7,7 @@ One loop handles queued signals, exits and status reports.
 - The routers start while the registry does, and the worker agents once it answers.
 - When all children are ready, the routers are asked until each of them routes to every worker. Then, or after a while
   with a line about what is missing, readiness is announced.
+- SIGHUP: the routers read the routing file. If the terminal is gone, it is a stop signal.
 - First stop signal: routers stop accepting and finish their streams, then the agents drain, all within `grace`
   seconds. Second: everything is stopped at once.
 - If this process is killed, the kernel signals its children (see `workers/process/lifeline.py`).
@@ -30,7 +31,7 @@ from vllama_pool.workers.process.backoff import Backoff, wait_base, wait_exponen
 from vllama_pool.workers.process.lifeline import signal_name
 from vllama_pool.workers.process.status import ChildStatus
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LOADING_LINE_INTERVAL = 15.0
 """Seconds between console lines about a worker that is still loading."""
 
@@ -38,6 +39,11 @@ LOADING_LINE_INTERVAL = 15.0
 @dataclass(frozen=True, slots=True)
 class StopRequested:
     sig: signal.Signals
+
+
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """SIGHUP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ class RegistryChecked:
     problem: str = ""
 
 
-Event = StatusChanged | ChildExited | StopRequested | RestartDue | RoutersChecked | RegistryChecked
+Event = StatusChanged | ChildExited | StopRequested | HangUp | RestartDue | RoutersChecked | RegistryChecked
 
 SETTLED = 60.0
 """Seconds of life after which a child's failure counts as the first one."""
@@ -97,6 +103,10 @@ class Supervisor:
     """Called once, when all children have been ready and the routers have been checked."""
     wait_routed: Callable[[ReadyWorkers], Awaitable[Sequence[Gap]]] = no_gaps
     """Waits until the routers use the workers. Returns what still is missing after a while."""
+    hung_up: Callable[[], bool] = lambda: True
+    """Tells whether a SIGHUP is meant to stop everything, because the terminal is gone."""
+    reload_note: str = "reloading the routing file"
+    """Printed on a SIGHUP."""
     on_drain: Callable[[], None] = lambda: None
     """Called before any child is stopped: closes the listening socket."""
     restart_wait: wait_base = field(default_factory=lambda: wait_exponential(multiplier=0.5, max=30))
@@ -118,6 +128,8 @@ class Supervisor:
         signals = [sig for sig in STOP_SIGNALS if signal.getsignal(sig) is not signal.SIG_IGN]  # nohup
         for sig in signals:
             loop.add_signal_handler(sig, self._events.put_nowait, StopRequested(sig))
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, ignored)
         try:
             try:
                 code = await self._watch() if await self._start_registry() else 0
@@ -133,14 +145,19 @@ class Supervisor:
                     check.cancel()
                     await asyncio.wait([check])
             await self.registry.stop()
-            for sig in signals:
+            for sig in (*signals, signal.SIGHUP):
                 loop.remove_signal_handler(sig)
         return code
 
+    def _hang_up(self, ignored: bool) -> None:
+        """`ignored`: nohup, so that it never stops anything."""
+        stop = self.hung_up() and not ignored
+        self._events.put_nowait(StopRequested(signal.SIGHUP) if stop else HangUp())
+
     async def _start_registry(self) -> bool:
-        """Return False if a stop signal arrives first; no other events exist yet. Raises RegistryFailed."""
+        """Return False if a stop signal arrives first. Raises RegistryFailed."""
         starting = asyncio.create_task(self.registry.start(), name="registry start")
-        stopping = asyncio.create_task(self._events.get())
+        stopping = asyncio.create_task(self._stop_requested())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         for task in (starting, stopping):
             task.cancel()
@@ -149,6 +166,11 @@ class Supervisor:
             return False
         starting.result()
         return True
+
+    async def _stop_requested(self) -> None:
+        """Return at a stop signal. No router exists yet that a SIGHUP could concern."""
+        while not isinstance(await self._events.get(), StopRequested):
+            pass
 
     # --- running
 
@@ -168,6 +190,9 @@ class Supervisor:
                     if self.grace and self._children:
                         self.console.note(f"stopping: running requests get {self.grace:.0f} s; {force_hint(sig)}")
                     return 0
+                case HangUp():
+                    self.console.note(self.reload_note)
+                    self._reload()
                 case StatusChanged(child, status):
                     self._status_changed(child, status)
                 case ChildExited(child, code):
@@ -325,6 +350,12 @@ class Supervisor:
                         event = await self._events.get()
                     if isinstance(event, ChildExited):
                         self._children.pop(event.child.spec.name, None)
+
+    def _reload(self) -> None:
+        """Signal the routers. One that starts reads the file anyway."""
+        for child in self._children.values():
+            if child.spec.kind is ChildKind.ROUTER and child.was_ready:
+                child.signal(signal.SIGHUP)
 
     def _signal(self, kind: ChildKind, sig: signal.Signals) -> None:
         for child in self._children.values():

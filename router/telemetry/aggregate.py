@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from vllama_pool.router.telemetry.families import Family, exposition, merged
+from vllama_pool.router.telemetry.routing_file import RoutingFileState, routing_states
 from vllama_pool.router.telemetry.worker_view import WorkerView
 
 STATES = ("ready", "sleeping", "draining", "starting", "restarting", "stopped", "down")
@@ -24,6 +25,8 @@ class ProcessReport(msgspec.Struct, frozen=True):
     registry_up: bool
     metrics: list[Family]
     registry_problem: str = ""
+    routing_file: RoutingFileState | None = None
+    """None without one."""
 
 
 class Processes(msgspec.Struct, frozen=True):
@@ -40,6 +43,8 @@ class WorkersPage(msgspec.Struct, frozen=True):
     processes: Processes = Processes()
     registry_problem: str = ""
     """Why; of the first such process."""
+    routing_file: dict[str, RoutingFileState] = {}
+    """By the names of the processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,12 @@ def workers_page(reports: ProcessReports) -> WorkersPage:
         all(report.registry_up for report in reports.by_process.values()),
         Processes(reports.total, len(reports.by_process)),
         next((report.registry_problem for report in reports.by_process.values() if report.registry_problem), ""),
+        routing_files(reports),
     )
+
+
+def routing_files(reports: ProcessReports) -> dict[str, RoutingFileState]:
+    return routing_states({index: report.routing_file for index, report in reports.by_process.items()})
 
 
 def metrics_page(reports: ProcessReports) -> str:

@@ -14,6 +14,7 @@ from typing import Protocol
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.telemetry.families import BUCKETS, Family, Histogram
 from vllama_pool.router.telemetry.request_record import RequestRecord
+from vllama_pool.router.telemetry.routing_file import RoutingFileState, routing_file_families
 from vllama_pool.router.telemetry.usage import UsageByKey
 
 UNKNOWN = "unknown"
@@ -33,6 +34,7 @@ class Readings:
     dropped_log_lines: Callable[[], int]
     queues: Callable[[], Iterable[tuple[str, QueueState]]] = tuple
     """By the name of an entry."""
+    routing_file: Callable[[], RoutingFileState | None] = lambda: None
 
 
 class QueueState(Protocol):
@@ -134,6 +136,8 @@ class RouterMetrics:
             series={(): readings.dropped_log_lines()},
         )
         yield from queue_gauges(readings.queues())
+        if (state := readings.routing_file()) is not None:
+            yield from routing_file_families(state)
 
     def _counted(self) -> Iterator[Family]:
         requests, outcomes, tokens = Counter[tuple[str, ...]](), Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()

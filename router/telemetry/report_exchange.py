@@ -60,6 +60,10 @@ class ReportExchange:
         self._calls = {name: SharedCall(lambda name=name: self._ask_all(name)) for name in self._reports}  # type: ignore[misc]
 
     @property
+    def index(self) -> int:
+        return self._instance.index
+
+    @property
     def total(self) -> int:
         return self._instance.total
 

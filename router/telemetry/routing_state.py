@@ -24,9 +24,13 @@ class RoutingState(msgspec.Struct, frozen=True):
     workers: dict[str, RoutedWorker]
     """Those that can get requests, by id."""
     registry_problem: str = ""
+    revision: str = ""
+    """Of the live routing table; "" without a routing file."""
 
 
-def routing_state(workers: Iterable[Worker], *, caught_up: bool, registry_problem: str) -> RoutingState:
+def routing_state(
+    workers: Iterable[Worker], *, caught_up: bool, registry_problem: str, revision: str = ""
+) -> RoutingState:
     routed = {
         worker.id: RoutedWorker(
             worker.record.generation, tuple(name for model in worker.record.models for name in model.names)
@@ -34,4 +38,4 @@ def routing_state(workers: Iterable[Worker], *, caught_up: bool, registry_proble
         for worker in workers
         if worker.serving and not worker.down
     }
-    return RoutingState(caught_up, routed, registry_problem)
+    return RoutingState(caught_up, routed, registry_problem, revision)

@@ -114,11 +114,20 @@ MAY_IMPORT: dict[str, set[str]] = {
         "router/admission",
         *("config", "config/routing", "router/balance", "router/discovery", "router/handlers", "router/instance.py"),
         *("router/protocol", "router/protocol/ollama", "router/protocol/table.py", "router/proxy", "router/routing"),
-        *("router/server", "router/telemetry", "router/upstream", "router/virtual_models", "router/wiring.py"),
+        *("router/reload.py", "router/server", "router/telemetry", "router/upstream", "router/virtual_models"),
+        "router/wiring.py",
     },
+    "router/reload.py": {"config", "config/routing", "router/telemetry"},
     "router/process.py": {
-        *("config", "config/routing", "router/app.py", "router/descriptors.py", "router/instance.py", "router/server"),
-        *("workers/process", "workers/registry"),
+        *(
+            "config",
+            "config/routing",
+            "router/app.py",
+            "router/descriptors.py",
+            "router/instance.py",
+            "router/reload.py",
+        ),
+        *("router/server", "workers/process", "workers/registry"),
     },
     "router/start.py": {"router/process.py"},
     "router/supervisor": {

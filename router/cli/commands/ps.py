@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
 from vllama_pool.config.printable import printable
 from vllama_pool.config.redaction import redacted
 from vllama_pool.router.cli.commands.router_client import RouterClient, json_option, url_option
 from vllama_pool.router.cli.commands.terminal import output, show
+from vllama_pool.router.cli.routing_file_text import problem_lines, revision_lines
 from vllama_pool.router.cli.tables import workers_table
 from vllama_pool.router.telemetry.aggregate import WorkersPage
 
@@ -18,7 +21,8 @@ from vllama_pool.router.telemetry.aggregate import WorkersPage
 def command(base_url: str | None, as_json: bool) -> None:
     """Show each worker's models, state and load, as the router sees them.
 
-    RUN is running requests and slots, WAIT is requests that wait in vLLM, KV is the used part of the KV cache.
+    RUN is running requests and slots, WAIT is requests that wait in vLLM, KV is the used part of the KV cache. Below
+    the table is the live revision of the routing file, and why the file as it is now is refused.
     """
     router = RouterClient(base_url)
     answer = router.get("/admin/workers")
@@ -30,6 +34,10 @@ def command(base_url: str | None, as_json: bool) -> None:
     show(terminal, [workers_table(page.workers, terminal.width)] if page.workers else [])
     if not page.workers:
         click.echo("no workers; start one with: vllama worker --model MODEL")
+    for line in revision_lines(page.routing_file, time.time()):
+        click.echo(printable(line))
+    for line in problem_lines(page.routing_file):
+        click.echo(printable(line), err=True)
     if not page.registry_up:
         problem = redacted(page.registry_problem) or "the registry does not answer"
         click.echo(f"workers are shown as last known: {printable(problem)}", err=True)

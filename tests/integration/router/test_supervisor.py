@@ -246,3 +246,24 @@ def test_a_second_supervisor_shares_the_firsts_registry_and_takes_it_over(serve:
     until(lambda: any("valkey" in child.name() for child in second.tree()), 10, "a Valkey of its own")
     second.send(signal.SIGTERM)
     assert second.wait() == 0
+
+
+def test_a_hang_up_signal_reaches_the_routers_and_stops_nothing(serve: Serve, tmp_path: Path) -> None:
+    hangups, workers = tmp_path / "hangups", tmp_path / "workers"
+    routers = [("router", f"r-{number}", {"hangups": str(hangups)}) for number in range(3)]
+    supervised = serve([*routers, ("worker", "w", {"hangups": str(workers)})])
+    supervised.wait_for_output("all ready")
+    supervised.send(signal.SIGHUP)
+    supervised.wait_for_output("reloading")
+    until(lambda: len(pids(hangups)) == 3, 10, "each router has its signal")
+    assert len(set(pids(hangups))) == 3
+    assert pids(workers) == []
+    supervised.send(signal.SIGTERM)
+    assert supervised.wait() == 0
+
+
+def test_a_hang_up_signal_stops_the_supervisor_if_its_terminal_is_gone(serve: Serve) -> None:
+    supervised = serve([ROUTER], hung_up=True)
+    supervised.wait_for_output("all ready")
+    supervised.send(signal.SIGHUP)
+    assert supervised.wait() == 0

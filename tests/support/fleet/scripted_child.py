@@ -6,6 +6,7 @@ silent    never become ready
 drain     seconds from SIGTERM to exit (0)
 relapse   seconds until its server restarts and is ready again
 stubborn  ignore SIGTERM
+hangups   file to which it appends its pid on SIGHUP
 models    served names
 """
 
@@ -31,8 +32,9 @@ def main(script: dict[str, Any]) -> None:
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN if script.get("stubborn") else leave)
     if "pids" in script:
-        with open(script["pids"], "a") as file:
-            file.write(f"{os.getpid()}\n")
+        append_pid(script["pids"])
+    if "hangups" in script:
+        signal.signal(signal.SIGHUP, lambda number, frame: append_pid(script["hangups"]))
     status.send(ChildStatus("starting", "loading"))
     if "fail" in script:
         sys.exit(script["fail"])
@@ -45,6 +47,11 @@ def main(script: dict[str, Any]) -> None:
     end = time.monotonic() + 60
     while time.monotonic() < (leaving[0] if leaving else end):
         time.sleep(0.01)
+
+
+def append_pid(path: str) -> None:
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
         '{"children": [["router", "router-0", {…}], …], "grace": 2, "state_dir": …}'
 
 Without a state directory there is no registry, but "registry" may name a file that says when it answers, or why not.
-"gaps" is what the check of the routers finds.
+"hung_up" tells whether the terminal is gone. "gaps" is what the check of the routers finds.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def main(plan: dict[str, Any]) -> int:
         grace=plan.get("grace", 2.0),
         on_ready=lambda children: console.note("all ready"),
         wait_routed=lambda workers: found(plan.get("gaps", [])),
+        hung_up=lambda: plan.get("hung_up", False),
+        reload_note="reloading",
         kill_after=1.0,
         restart_wait=wait_exponential(multiplier=0.05, max=0.2),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.until import until
-from vllama_pool.config.routing.watch import DISTRUST, QUIET, FileWatch, Sources
+from vllama_pool.config.routing.watch import DISTRUST, QUIET, FileWatch, Watched
 
 FIRST, SECOND = "models: {a: {serve: x}}\n", "models: {a: {serve: y}}\n"
 
@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
 
 def watching(clock: Time, *files: Path, patterns: tuple[str, ...] = ()) -> FileWatch:
     """Return a watch of files that have not changed for long."""
-    watch = FileWatch(Sources(files, patterns), clock=clock)
+    watch = FileWatch(Watched(files, patterns), clock=clock)
     clock.now += DISTRUST
     assert not watch.poll()
     return watch
@@ -236,11 +236,11 @@ def test_an_include_that_is_new_and_was_changed_while_it_was_read_is_read_again(
     fresh, old = file.with_name("fresh.yaml"), file.with_name("old.yaml")
     for path in (fresh, old):
         path.write_text(FIRST)
-    watch = FileWatch(Sources((file,)), clock=clock, wall_clock=lambda: fresh.stat().st_mtime)
-    watch.follow(Sources((file, fresh)))
+    watch = FileWatch(Watched((file,)), clock=clock, wall_clock=lambda: fresh.stat().st_mtime)
+    watch.follow(Watched((file, fresh)))
     assert clock.settled(watch)
-    later = FileWatch(Sources((file,)), clock=clock, wall_clock=lambda: old.stat().st_mtime + 60)
-    later.follow(Sources((file, old)))
+    later = FileWatch(Watched((file,)), clock=clock, wall_clock=lambda: old.stat().st_mtime + 60)
+    later.follow(Watched((file, old)))
     assert not clock.settled(later)
 
 
@@ -248,13 +248,13 @@ def test_an_include_that_is_left_out_is_watched_no_more(clock: Time, file: Path)
     include = file.with_name("teams.yaml")
     include.write_text(FIRST)
     watch = watching(clock, file, include)
-    watch.follow(Sources((file,)))
+    watch.follow(Watched((file,)))
     include.write_text(SECOND)
     assert not clock.settled(watch)
 
 
 def test_a_change_is_noticed_in_real_time(file: Path, record_property: Callable[[str, object], None]) -> None:
-    watch = FileWatch(Sources((file,)))
+    watch = FileWatch(Watched((file,)))
     assert not watch.poll()
     file.write_text(SECOND)
     until(watch.poll, 10, "the change is noticed", interval=0.05)

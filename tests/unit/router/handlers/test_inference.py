@@ -42,6 +42,7 @@ from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.disconnect import DISCONNECT as SIGNAL
 from vllama_pool.router.server.disconnect import DisconnectSignal
 from vllama_pool.router.telemetry.decisions import Decisions
+from vllama_pool.router.telemetry.recent_names import RecentNames
 from vllama_pool.router.telemetry.request_record import LOGGED_TEXT_LENGTH, RECORD, RequestRecord
 from vllama_pool.router.upstream.interface import ConnectionLost
 from vllama_pool.workers.registry.record import ModelInfo
@@ -141,12 +142,14 @@ class Router:
         self.signal = DisconnectSignal() if signal else None
         self.grant: Grant | None = None
         routes = ModelRoutes(RoutingTable(), random.Random(1))
+        self.names = RecentNames(lambda: 0.0)
         self.handler = InferenceHandler(
             routes=lambda: routes,
             pool=self.pool,
             begin=self._begin,
             clock=StepClock(),
             expiry=self.expiry,
+            names=self.names,
             decisions=self.decisions,
             body_limit=1000,
         )
