@@ -47,6 +47,7 @@ from vllama_pool.router.proxy.in_flight import Shared
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.reload import Fleet, Prepare, Reloader, ReloadRequest
 from vllama_pool.router.routing.live import LiveRoutes
+from vllama_pool.router.routing.maintenance import Maintenance
 from vllama_pool.router.routing.orphans import WorkerChanges, find_orphans
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.access import Access
@@ -119,6 +120,7 @@ def create_app(
     )
     host_name = socket.gethostname()
     pool = Pool(time.monotonic)
+    pool.set_aside(Maintenance(table).message)
     virtual_models = ModelStore()
     routes = LiveRoutes(
         table,
@@ -180,6 +182,7 @@ def create_app(
     parts: tuple[Prepare, ...] = (
         routes.prepare,
         prepare_keys,
+        lambda table: partial(pool.set_aside, Maintenance(table).message),
         lambda table: partial(sources.static.apply, table.workers),
         lambda table: partial(admission.set_limits, request_limits(table)),
     )

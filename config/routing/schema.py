@@ -30,17 +30,13 @@ NOT_YET = frozenset(
         "teams.*.limits.output",
         "keys.*.weight",
         "keys.*.limits.output",
-        "maintenance",
-        "workers.*.maintenance",
         *(
             f"models.*.{key}"
             for key in (
-                "workers",
                 "fallback",
                 "timeouts",
                 "retries",
                 "shadow",
-                "serve.*.workers",
             )
         ),
     }

@@ -31,6 +31,9 @@ DEFAULT_FILE = Path(__file__).parents[1] / "routing.yaml"
 
 LEAST_LOAD = "least-load"
 
+STATIC = "static/"
+"""Prefix of the ids of workers in the file, which registered ones cannot have."""
+
 
 def _no_entries() -> RoutingFile:
     from vllama_pool.config.routing.schema import RoutingFile

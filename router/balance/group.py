@@ -83,8 +83,10 @@ class Group:
 
     @property
     def info(self) -> ModelInfo:
-        """The model's description, preferably by a worker that has read its files."""
+        """The model's description, preferably by a worker that has read its files. An empty part has the whole's."""
         if self._info is None:
+            if not self._members and self.parent is not None:
+                return self.parent.info
             models = (replica.model for replica in self._members.values())
             self._info = next((model for model in models if model.digest), self.first.model)
         return self._info

@@ -50,6 +50,7 @@ class Pool:
         self._peers: dict[str, Peers] = {}  # by the key of the workers' first model
         self._positions = count()
         self._served: tuple[str, ...] | None = None
+        self._message_for: Callable[[WorkerRecord], str] = lambda record: ""
         self.version = 0
         """Changes with the models that any worker serves."""
 
@@ -77,6 +78,7 @@ class Pool:
         now = self._clock()
         for one in found:
             worker = self._upsert(one, now)
+            worker.set_aside = self._message_for(one.record)
             if one.load is not None:
                 worker.report(one.load, now)
             worker.update_speed(now)
@@ -118,6 +120,12 @@ class Pool:
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker.mark_down()
+
+    def set_aside(self, message_for: Callable[[WorkerRecord], str]) -> None:
+        """Set aside the workers with a message, now and later, and take the others back. Their requests continue."""
+        self._message_for = message_for
+        for worker in self:
+            worker.set_aside = message_for(worker.record)
 
     # called for requests
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 from msgspec.structs import replace
 
+from vllama_pool.config.routing.table import STATIC
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.discovery.membership import TTL, ProbeAnswer, WorkerSink
 from vllama_pool.router.discovery.model_lists import ModelLists
@@ -41,8 +42,6 @@ SHOWN_MODELS, SHOWN_LENGTH = 10, 120
 """In the log: models, and characters of a name."""
 HANDOVER = 0.3
 """Seconds for the first probe of new workers before others leave."""
-STATIC = "static/"
-"""Prefix of ids, which registered workers cannot have."""
 
 _log = logging.getLogger(__name__)
 

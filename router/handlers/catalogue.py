@@ -76,7 +76,7 @@ def model_view(listed: ListedModel) -> ModelView:
         name=listed.name,
         replicas=tuple(target.model for target in reachable),
         defaults=listed.defaults,
-        loaded=any(target.worker.serving and not target.worker.down for target in reachable),
+        loaded=any(target.worker.is_open and not target.worker.down for target in reachable),
         engines=tuple(target.worker.record.engine_version for target in reachable),
     )
     virtual = listed.virtual

@@ -17,7 +17,7 @@ from vllama_pool.router.balance.examine import CandidateView, examine, rejection
 from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.policies.policy import Policy
 from vllama_pool.router.balance.select import Untried
-from vllama_pool.router.balance.worker import Replica
+from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.errors import NoWorker
 from vllama_pool.router.routing.asker import Asker
 from vllama_pool.router.routing.rules import Rule
@@ -155,7 +155,7 @@ class Resolution:
     @property
     def target(self) -> str:
         """The served model that comes first; "" without replicas."""
-        return target_name(self.groups[0]) if self.groups else ""
+        return next((target_name(group) for group in self.groups if len(group)), "")
 
     @property
     def shares(self) -> Mapping[str, float]:
@@ -222,24 +222,33 @@ class Resolution:
         """Return the error of a model that is set aside or without a serving worker."""
         if self.set_aside:
             return NoWorker(self.set_aside, model=self.model)  # without Retry-After: clients would wait, then ask again
+        if self.groups and not self.replicas:
+            return no_worker(self.name, self.model, (), "its workers lack the tags that the routing file asks for")
         return no_worker(self.name, self.model, self.replicas)
 
 
 def target_name(group: Group) -> str:
-    return group.first.model.name
+    """Return the served name; "" after all of its workers have left."""
+    whole = group.whole
+    return whole.first.model.name if len(whole) else ""
 
 
-def no_worker(name: str, model: str, replicas: Sequence[Replica]) -> NoWorker:
+def no_worker(name: str, model: str, replicas: Sequence[Replica], why: str = "no worker serves it now") -> NoWorker:
+    """`why`: for a model without replicas."""
     workers = {replica.worker.id: replica.worker for replica in replicas}.values()
-    if not workers:
-        why = "no worker serves it now"
-    else:
-        states = Counter("down" if worker.down else str(worker.state) for worker in workers)
+    if workers:
+        states = Counter(_state(worker) for worker in workers)
         why = "its workers are out: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        notes = {worker.last_report.note for worker in workers if worker.last_report.note}
+        notes = {note for worker in workers if (note := worker.set_aside or worker.last_report.note)}
         if len(notes) == 1:
             why += f" ({notes.pop()})"
     return NoWorker(f"no worker is available for model '{name}': {why}", model=model, retry_after=RETRY_AFTER)
+
+
+def _state(worker: Worker) -> str:
+    if worker.set_aside:
+        return "set aside"
+    return "down" if worker.down else str(worker.state)
 
 
 @lru_cache(maxsize=4096)

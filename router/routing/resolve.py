@@ -32,7 +32,7 @@ from vllama_pool.router.routing.splits import seeds_of
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 if TYPE_CHECKING:
-    from vllama_pool.config.routing.model_entry import Target
+    from vllama_pool.config.routing.model_entry import Selector, Target
 
 __all__ = ["ListedModel", "ModelRoutes", "Resolution", "UnknownModel"]
 
@@ -284,8 +284,12 @@ class ModelRoutes:
         return _Route(rule.name, key, listed, groups, rule.defaults, policy, rule, tuple(each for each, _ in targets))
 
     def _targets(self, match: Match, name: str, pool: Pool) -> list[tuple[Target, Group]]:
-        """Return the served models of a rule that have replicas."""
-        return [(target, group) for target, served in match.served(name) if (group := pool.group_for(served))]
+        """Return the served models of a rule that have replicas, be it on workers that its selector leaves out."""
+        return [
+            (target, _selected(group, target.workers or match.rule.entry.workers))
+            for target, served in match.served(name)
+            if (group := pool.group_for(served))
+        ]
 
     def _chain(self, known: Known, target: str, pool: Pool, reason: Reason) -> Chain:
         """Return the fallbacks of `target`, whose resolutions `known` has."""
@@ -304,6 +308,10 @@ class ModelRoutes:
         base = self.find_base(model.base, pool)
         replicas, defaults = (base.replicas, base.defaults) if base is not None else ((), NO_DEFAULTS)
         return ListedModel(model.name, replicas, _merge_defaults(defaults, model), model)
+
+
+def _selected(group: Group, selector: Selector | None) -> Group:
+    return group if selector is None else group.where(selector)
 
 
 def _merge_defaults(base: Defaults, model: VirtualModel) -> Defaults:

@@ -12,7 +12,7 @@ from vllama_pool.router.telemetry.families import Family, exposition, merged
 from vllama_pool.router.telemetry.routing_file import RoutingFileState, routing_states
 from vllama_pool.router.telemetry.worker_view import WorkerView
 
-STATES = ("ready", "sleeping", "draining", "starting", "restarting", "stopped", "down")
+STATES = ("ready", "sleeping", "draining", "starting", "restarting", "stopped", "set aside", "down")
 """Best to worst. Unlisted states rank last."""
 BREAKERS = ("closed", "half-open", "suspect", "open")
 """Best to worst. Unlisted ones rank last."""

@@ -36,6 +36,6 @@ def routing_state(
             worker.record.generation, tuple(name for model in worker.record.models for name in model.names)
         )
         for worker in workers
-        if worker.serving and not worker.down
+        if worker.is_open and not worker.down
     }
     return RoutingState(caught_up, routed, registry_problem, revision)

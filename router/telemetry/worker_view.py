@@ -20,7 +20,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     url: str
     state: str
-    """A `WorkerState`, or "down"."""
+    """A `WorkerState`, "down" or "set aside"."""
     models: tuple[str, ...]
     running: int
     waiting: int
@@ -31,7 +31,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
     restarts: int
     note: str
-    """Why it is not ready, or why the latest connection failed."""
+    """Why it is set aside or not ready, or why the latest connection failed."""
     breaker: str
     """closed, open, half-open or suspect."""
     engine: str
@@ -47,7 +47,7 @@ def view_worker(worker: Worker, now: float) -> WorkerView:
     return WorkerView(
         id=record.id,
         url=record.url,
-        state="down" if worker.down else str(load.state),
+        state="down" if worker.down else "set aside" if worker.set_aside else str(load.state),
         models=tuple(model.name for model in record.models),
         running=load.running,
         waiting=load.waiting,
@@ -56,7 +56,7 @@ def view_worker(worker: Worker, now: float) -> WorkerView:
         kv_usage=load.kv_usage,
         tokens_per_second=load.tokens_per_second,
         restarts=load.restarts,
-        note=load.note or (worker.problem if worker.health.link.is_open else ""),
+        note=worker.set_aside or load.note or (worker.problem if worker.health.link.is_open else ""),
         breaker=worker.health.describe(now),
         engine=record.engine,
         engine_version=record.engine_version,

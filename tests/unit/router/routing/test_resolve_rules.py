@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.balance import DRAINING, RESTARTING, Clock, found, ids, pool_of
+from tests.support.balance import DRAINING, RESTARTING, Clock, found, ids, pool_of, tagged
 from tests.support.tables import routing_table
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import NoWorker
@@ -279,3 +279,71 @@ def test_a_resolution_outlives_its_table() -> None:
     fallback = resolution.next("error", {resolution.key})
     assert fallback is not None
     assert fallback.model == "b"
+
+
+# selectors
+
+
+def chosen(resolution: Resolution) -> set[str]:
+    picks = (resolution.choose((), 2000.0, random.Random(seed)) for seed in range(30))
+    return {pick.worker.id for pick in picks if pick is not None}
+
+
+def gpus() -> Pool:
+    return pool_of(
+        Clock(), tagged("h", "h100", "zone-a"), tagged("a", "a100", "zone-a"), tagged("b", "a100"), tagged("plain")
+    )
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ({"require": ["a100", "zone-a"]}, {"a"}),
+        ({"any": ["h100", "zone-a"]}, {"h", "a"}),
+        ({"exclude": ["a100"]}, {"h", "plain"}),
+        ({"require": ["zone-a"], "exclude": ["h100"]}, {"a"}),
+        ({"prefer": ["h100"]}, {"h"}),
+        ({}, {"h", "a", "b", "plain"}),
+    ],
+)
+def test_an_entrys_requests_go_to_the_workers_of_its_selector(selector: dict[str, Any], expected: set[str]) -> None:
+    resolution = routes({"big": {"serve": "m", "workers": selector}, "any-*": {"serve": "m"}}).resolve("big", gpus())
+    assert chosen(resolution) == expected
+    assert resolution.serving
+
+
+def test_each_target_may_have_its_own_workers_in_place_of_the_entrys() -> None:
+    both = [{"model": "m", "workers": {"require": ["h100"]}}, {"model": "m", "weight": 0}]
+    table = routes({"big": {"serve": both, "workers": {"require": ["a100"]}}})
+    pool = gpus()
+    assert chosen(table.resolve("big", pool)) == {"h"}
+    pool.remove("h")
+    assert chosen(table.resolve("big", pool)) == {"a", "b"}
+
+
+def test_workers_that_join_and_leave_are_followed() -> None:
+    pool = gpus()
+    table = routes({"big": {"serve": "m", "workers": {"require": ["zone-a"]}}})
+    in_flight = table.resolve("big", pool)
+    pool.put(tagged("late", "zone-a"), tagged("h", "h100"))
+    assert chosen(table.resolve("big", pool)) == {"a", "late"}
+    assert chosen(in_flight) == {"a", "late"}
+
+
+def test_a_model_without_a_worker_of_the_selector_falls_back_or_says_so() -> None:
+    entry = {"serve": "m", "workers": {"require": ["b200"]}}
+    with pytest.raises(NoWorker, match="for model 'big': its workers lack the tags that the routing file asks for"):
+        routes({"big": entry}).resolve("big", gpus())
+    stand_in = routes({"big": {**entry, "fallback": ["small"]}, "small": {"serve": "m"}}).resolve("big", gpus())
+    assert stand_in.model == "small"
+    listed = routes({"big": entry}).find("big", gpus())
+    assert listed is not None
+    assert listed.replicas == ()
+
+
+def test_a_split_between_sorts_of_workers_keeps_users_on_theirs() -> None:
+    sorts = [{"model": "m", "workers": {"require": [tag]}} for tag in ("h100", "a100")]
+    table, pool = routes({"mixed": {"serve": sorts, "split": "user"}}), gpus()
+    resolution = table.resolve("mixed", pool)
+    sides = {user: chosen(resolution.drawn(resolution.identity(asker(user)))) for user in "abcdefgh"}
+    assert set(map(frozenset, sides.values())) == {frozenset({"h"}), frozenset({"a", "b"})}
