@@ -18,9 +18,10 @@ from vllama_pool.config.routing.target_checks import target_problems
 from vllama_pool.config.routing.yaml_document import Document
 
 
-def find_conflicts(document: Document) -> list[Problem]:
+def find_conflicts(document: Document) -> Iterator[Problem]:
     """The document's top level must be a mapping."""
-    return [problem for check in _CHECKS for problem in check(document)]
+    for check in _CHECKS:
+        yield from check(document)
 
 
 def _unsupported(document: Document) -> Iterator[Problem]:

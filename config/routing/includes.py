@@ -110,14 +110,18 @@ class _Reader:
             self._add_problem(include, str(error))
             return
         self._patterns += matches.patterns
+        new = {os.path.realpath(path) for path in matches.files} - self._included.keys()
+        if len(self._included) + len(new) > MAX_FILES:
+            self._add_problem(include, f"more than {MAX_FILES} files with this include; include fewer")
+            return
         for path in matches.files:
-            self._include_file(path, include, is_exact=not matches.patterns)
+            if not (matches.patterns and os.path.realpath(path) in self._included):
+                self._include_file(path, include)
 
-    def _include_file(self, path: str, include: _Include, *, is_exact: bool) -> None:
+    def _include_file(self, path: str, include: _Include) -> None:
         real = os.path.realpath(path)
         if real in self._included:
-            if is_exact:  # else another include has it, or it is the including file
-                self._add_problem(include, self._twice(path, real, include))
+            self._add_problem(include, self._twice(path, real, include))
             return
         try:
             document = self._included_document(path, real, include)
@@ -129,8 +133,6 @@ class _Reader:
 
     def _included_document(self, path: str, real: str, include: _Include) -> Document:
         self._folder.check_links(path)
-        if len(self._included) > MAX_FILES:
-            raise _Unreadable(f"the file after {MAX_FILES} others; include fewer")
         self._included[real] = include.item.place
         return self._parse(path)
 
@@ -167,7 +169,7 @@ class _Reader:
         return data
 
     def _shown(self, path: str) -> str:
-        return os.path.join(self._first.parent, os.path.relpath(path, self._folder.path))
+        return str(self._first.parent / os.path.relpath(path, self._folder.path))
 
     def _add_problem(self, include: _Include, message: str) -> None:
         self._document.problems.append(Problem(include.item.place, dotted(include.key), message))

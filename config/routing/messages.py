@@ -60,6 +60,10 @@ def _describe(error: Any, path: Path, given: _Given) -> str:
     match error["type"]:
         case "missing":
             return "is missing; add it"
+        case "model_type" | "dict_type" if value is None and path:
+            return "is empty; write something under it or remove it"
+        case _ if value is None and path and not given.source:
+            return "is empty; write something or leave the key out"
         case "value_error":
             return str(context["error"])
         case "form":
@@ -82,8 +86,6 @@ def _describe(error: Any, path: Path, given: _Given) -> str:
             return f"{error['msg'].removeprefix('Input ').lower()}, got {given}; {_range(context)}"
         case "list_type" | "tuple_type" if isinstance(value, str) and not given.source:
             return f"expected a list, got {given}; write it in brackets: [{value[:40]}]"
-        case "model_type" if value is None and path:
-            return "is empty; write something under it or remove it"
         case "model_type" | "dict_type" if len(path) == 2 and is_section(path[1]):
             return f"expected a mapping, got {given}; '{path[1]}' is a section: begin it at the left margin"
     expected = _EXPECTED.get(error["type"], "another value")
@@ -139,7 +141,5 @@ _EXPECTED = {
 
 
 def _advice(given: _Given) -> str:
-    if given.value is None:
-        return "write it, or leave the key out"
     scalar = not isinstance(given.value, str | list | dict)
     return "put it in quotes" if scalar else "correct the variable" if given.source else "correct it"

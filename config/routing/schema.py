@@ -25,7 +25,6 @@ NOT_YET = frozenset(
     {
         "policy prefix-affinity",
         "policy session",
-        "include",
         "teams.*.weight",
         "teams.*.limits.output",
         "keys.*.weight",

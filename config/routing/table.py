@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -110,6 +111,9 @@ def parse(data: bytes, file: str = "routing.yaml", environment: Mapping[str, str
     from vllama_pool.config.routing.includes import Reading
 
     document = yaml_document.parse(data, file, environment or {})
+    if document.node(("include",)) is not None:
+        message = "needs the folder of a file; load one"
+        document.problems.append(Problem(document.key_place(("include",)), "include", message))
     return _table(Reading(document, (Path(file),), (), hashlib.sha256(data).hexdigest()[:12]))
 
 
@@ -130,18 +134,22 @@ def _table(reading: Reading) -> RoutingTable:
 
     from vllama_pool.config.routing import checks, messages
     from vllama_pool.config.routing.schema import RoutingFile
+    from vllama_pool.config.routing.yaml_document import MAX_PROBLEMS
     from vllama_pool.config.routing.yaml_places import Places
 
     document = reading.document
     value = document.value if document.value is not None else {}
-    problems = list(document.problems)
+    problems: list[Problem] = []
     entries = None
     try:
         entries = RoutingFile.model_validate(value)
     except ValidationError as error:
-        problems += [messages.problem_for(item, document) for item in error.errors(include_url=False)]
+        errors = error.errors(include_url=False)
+        problems += [messages.problem_for(each, document) for each in errors[:MAX_PROBLEMS]]
     if isinstance(document.value, dict):
-        problems += checks.find_conflicts(document)
+        problems += islice(checks.find_conflicts(document), MAX_PROBLEMS)
+    unread = {problem.place for problem in document.problems}
+    problems = [*document.problems, *(problem for problem in problems if problem.place not in unread)]
     if problems or entries is None:
         hidden = [messages.without_values(problem, document.variables) for problem in problems]
         raise RoutingError(

@@ -28,8 +28,8 @@ from vllama_pool.config.routing.yaml_parser import (
 
 MAX_BYTES = 4 << 20
 """Of a file and its includes."""
-MAX_VALUES = 500_000
-"""Counted after the expansion of anchors, which can turn a few lines into gigabytes."""
+
+MAX_PROBLEMS = 100
 
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 _TAG = "tag:yaml.org,2002:"
@@ -129,7 +129,7 @@ class _Reader:
     def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
         self._document = document
         self._environment = environment
-        self._left = MAX_VALUES
+        self._left = yaml_nodes.MAX_VALUES
         self._expanded = MAX_BYTES
 
     def read(self, root: Node) -> None:
@@ -197,13 +197,13 @@ class _Reader:
 
     def _measure(self, node: yaml_nodes.Mapping | yaml_nodes.Sequence, path: Path, items: Any) -> None:
         node.size = 1 + sum(1 if isinstance(item, Scalar) else item.size for item in items)
-        if node.size > MAX_VALUES:
-            raise InvalidYaml(self._problem(node, path, _TOO_MANY))
+        if node.size > yaml_nodes.MAX_VALUES:
+            raise InvalidYaml(self._problem(node, path, yaml_nodes.TOO_MANY))
 
     def _spend(self, node: Node, count: int) -> None:
         self._left -= count
         if self._left < 0:
-            raise InvalidYaml(self._problem(node, (), _TOO_MANY))
+            raise InvalidYaml(self._problem(node, (), yaml_nodes.TOO_MANY))
 
     def _key(self, node: Node, path: Path) -> str | None:
         if not isinstance(node, Scalar):
@@ -228,9 +228,11 @@ class _Reader:
         return None
 
     def _scalar(self, node: Scalar, path: Path) -> Any:
-        text = node.text
-        if "${" in text:
+        text: str | None = node.text
+        if "${" in node.text:
             text = self._expand(node, path)
+        if text is None:
+            return None
         plain = node.plain and (text is node.text or variables.is_variable(node.text))
         if node.tag is not None or not plain:
             return self._typed(node, text, path)
@@ -259,12 +261,12 @@ class _Reader:
         shown = node.text if len(node.text) <= 40 else node.text[:37] + "..."
         self._add_problem(node, path, f"{shown} is not a usable {_NOUNS[name]}; write another")
 
-    def _expand(self, node: Scalar, path: Path) -> str:
+    def _expand(self, node: Scalar, path: Path) -> str | None:
         try:
             text = variables.expand(node.text, self._environment)
         except variables.InvalidVariable as error:
             self._add_problem(node, path, str(error))
-            return ""
+            return None
         self._expanded -= len(text)
         if self._expanded < 0:
             raise InvalidYaml(self._problem(node, path, "the values of the variables are too long; shorten them"))
@@ -287,12 +289,11 @@ class _Reader:
 
     def _add_problem(self, node: Node, path: Path, message: str) -> None:
         self._document.problems.append(self._problem(node, path, message))
+        if len(self._document.problems) >= MAX_PROBLEMS:
+            raise InvalidYaml(self._problem(node, (), f"more than {MAX_PROBLEMS} problems; correct the first ones"))
 
     def _problem(self, node: Node, path: Path, message: str) -> Problem:
         return Problem(node.place, dotted(path), message)
-
-
-_TOO_MANY = f"more than {MAX_VALUES} values; use fewer anchors, or make the file smaller"
 
 
 def _is_merge(node: Node) -> bool:

@@ -12,7 +12,9 @@ from vllama_pool.config.routing.places import InvalidYaml, Place, Problem
 from vllama_pool.config.routing.yaml_parser import EventParser
 
 MAX_DEPTH = 64
-MAX_NODES = 1_000_000
+MAX_VALUES = 500_000
+"""Counted with keys, and again after the expansion of anchors, which can turn a few lines into gigabytes."""
+TOO_MANY = f"more than {MAX_VALUES} values; use fewer anchors, or make the file smaller"
 
 
 @dataclass(slots=True, eq=False)
@@ -125,8 +127,8 @@ class _Composer:
 
     def _append(self, node: Node) -> None:
         self._count += 1
-        if self._count > MAX_NODES:
-            raise InvalidYaml(Problem(node.place, "", f"more than {MAX_NODES} values; make the file smaller"))
+        if self._count > MAX_VALUES:
+            raise InvalidYaml(Problem(node.place, "", TOO_MANY))
         if self._open:
             self._open[-1].nodes.append(node)
         else:
