@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
-from vllama_pool.config.names import MAX_CACHED_LENGTH, InvalidName, lookup_key, parse
+from vllama_pool.config.names import MAX_CACHED_LENGTH, lookup_key
+from vllama_pool.config.patterns import Pattern, is_pattern, spellings
 
 REMEMBERED_NAMES = 256
 """Names, in the clients' spellings, of which each `Rights` remembers its answer."""
@@ -50,37 +51,11 @@ class NameList:
 
     def __init__(self, models: Iterable[str]) -> None:
         models = tuple(models)
-        self._exact = frozenset(lookup_key(name) for name in models if "*" not in name)
-        self._patterns = tuple(tuple(name.lower().split("*")) for name in models if "*" in name)
+        self._exact = frozenset(lookup_key(name) for name in models if not is_pattern(name))
+        self._patterns = tuple(Pattern(name) for name in models if is_pattern(name))
 
     def allows(self, name: str) -> bool:
-        if lookup_key(name) in self._exact:
+        key = lookup_key(name)
+        if key in self._exact:
             return True
-        return bool(self._patterns) and any(
-            _matches(parts, text) for text in _spellings(name) for parts in self._patterns
-        )
-
-
-def _spellings(name: str) -> tuple[str, ...]:
-    """Return the lower-case forms that patterns are compared with: without the default parts, with and without the
-    tag "latest"."""
-    try:
-        short = parse(name).short.lower()
-    except InvalidName:
-        return (name.lower(),)
-    bare = short.removesuffix(":latest")
-    return (short,) if bare == short else (bare, short)
-
-
-def _matches(parts: tuple[str, ...], text: str) -> bool:
-    """True if the parts are in the text in order, the first at its begin and the last at its end. Takes linear time."""
-    first, *middle, last = parts
-    if len(text) < len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
-        return False
-    position, end = len(first), len(text) - len(last)
-    for part in middle:
-        position = text.find(part, position, end)
-        if position < 0:
-            return False
-        position += len(part)
-    return True
+        return any(pattern.matches(text) for text in spellings(key) for pattern in self._patterns)

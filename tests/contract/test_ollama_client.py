@@ -11,6 +11,7 @@ import pytest
 from tests.support.fleet.live import Fleet, fleet
 from tests.support.tables import routing_table
 from tests.support.until import auntil
+from vllama_pool.config.api_keys import digest
 from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
@@ -126,3 +127,32 @@ async def test_closing_a_stream_early_frees_the_worker(running: Fleet, client: o
     await stream.aclose()  # type: ignore[attr-defined]
     await auntil(lambda: running["a"].running + running["b"].running == 0, 1, "the worker to be free")
     assert running["a"].aborted + running["b"].aborted == 1
+
+
+async def test_a_client_with_a_key_knows_the_models_of_its_team_only(tmp_path: Path) -> None:
+    table = routing_table(
+        models={"ours": {"serve": "Qwen/Qwen3-8B"}, "theirs": {"serve": "Qwen/Qwen3-8B"}},
+        teams={"blue": {"models": ["ours"]}},
+        keys={"anna": {"sha256": digest("annas-key").hex(), "team": "blue"}},
+    )
+    async with fleet(tmp_path, {"a": OPTIONS}, table=table) as running:
+        client = ollama.AsyncClient(host=running.url, headers={"Authorization": "Bearer annas-key"})
+        assert (await client.chat("ours", messages=HELLO)).done
+        assert [model.model for model in (await client.list()).models] == ["ours:latest"]
+        assert [model.model for model in (await client.ps()).models] == ["ours:latest"]
+        assert (await client.show("ours")).capabilities == ["completion"]
+        for name in ("theirs", "Qwen/Qwen3-8B", "nope"):
+            short = name if ":" in name else f"{name}:latest"
+            with pytest.raises(ollama.ResponseError, match=f"model '{name}' not found") as raised:
+                await client.chat(name, messages=HELLO)
+            assert raised.value.status_code == 404
+            with pytest.raises(ollama.ResponseError, match=f"model '{short}' not found"):
+                await client.show(name)
+            with pytest.raises(ollama.ResponseError, match="not found"):
+                await client.copy(name, "mine")
+            with pytest.raises(ollama.ResponseError, match="not found"):
+                await client.delete(name)
+        await client.create("mine", from_="ours", system="s")
+        assert {model.model for model in (await client.list()).models} == {"ours:latest", "mine:latest"}
+        await client.delete("mine")
+        await client._client.aclose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,6 +74,15 @@ async def keyed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
         yield one
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def limited(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    """Anna may use the thinker only. "nope" is served, but not to her."""
+    table = routing_table(keys={"anna": {"sha256": digest("annas-key").hex(), "models": ["thinker"]}})
+    workers = {"a": THINKER, "b": replace(THINKER, model="nope")}
+    async with fleet(tmp_path_factory.mktemp("limited"), workers, table=table) as one:
+        yield one
+
+
 @pytest.fixture
 def chat_fleet(running: Fleet) -> ChatFleet:
     return simulated_chat(running.url)
@@ -126,6 +136,16 @@ class TestErrors:
         error = await raised_by(client, "say", {**at, "key": "wrong"}, question="hello", streamed=False)
         assert (error.kind, error.status) == ("AuthenticationError", 401)
         assert await client.run("list", {**at, "key": "annas-key"}) is not None
+
+    @for_v1_clients_with("unknown_model")
+    async def test_a_model_that_the_key_may_not_use_raises_the_error_of_an_unknown_one(
+        self, client: StockClient, limited: Fleet, chat_fleet: ChatFleet
+    ) -> None:
+        at = {"url": limited.url, "model": "thinker", "embedder": "embedder", "key": "annas-key"}
+        hidden, unknown = [await raised_by(client, "unknown_model", each) for each in (at, chat_fleet.at)]
+        assert (hidden.kind, hidden.status) == (unknown.kind, unknown.status)
+        if "list" in client.kind.supported:
+            assert await client.run("list", at) == ["thinker:latest"]
 
     @pytest.mark.parametrize(("fault", "kind", "status"), ERRORS, ids=[kind for _, kind, _ in ERRORS])
     @for_v1_clients_with("say")
