@@ -29,15 +29,6 @@ def _unsupported(document: Document) -> Iterator[Problem]:
     for pattern in schema.NOT_YET:
         for path in _matches(document.value, tuple(pattern.split("."))):
             yield Problem(document.key_place(path), dotted(path), "not supported yet; remove it")
-    for name, entry in entries(document):
-        path = ("models", name, "policy")
-        policy = entry.get("policy")
-        kind = policy.get("type") if isinstance(policy, dict) else policy
-        if f"policy {kind}" in schema.NOT_YET:
-            message = f"{kind} is not supported yet; write least-load or round-robin"
-            yield Problem(document.value_place(path), dotted(path), message)
-        if "patterns" in schema.NOT_YET and "*" in name:
-            yield Problem(document.key_place(path[:2]), dotted(path[:2]), "not supported yet; remove it")
 
 
 def _matches(value: Any, pattern: tuple[str, ...]) -> Iterator[Path]:

@@ -23,8 +23,6 @@ from vllama_pool.config.routing.schema_types import (
 
 NOT_YET = frozenset(
     {
-        "policy prefix-affinity",
-        "policy session",
         "teams.*.weight",
         "teams.*.limits.output",
         "keys.*.weight",

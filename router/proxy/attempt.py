@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from vllama_pool.router.admission.queue import AdmissionQueue
+from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Outcome
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.worker import Replica
@@ -71,6 +72,12 @@ class ForwardRequest:
     """Limits on requests beyond the entry's own, such as those of an API key. Passed first, in this order."""
     asker: Asker | None = None
     """For rules that depend on traits of the request; None if none does, and once the client's response has begun."""
+
+    @property
+    def demand(self) -> Demand:
+        """The request's influence on the choice of its worker."""
+        resolution = self.resolution
+        return resolution.demand(self.request, self.asker) if resolution.needs_demand else PLAIN
 
 
 class Requester(Protocol):

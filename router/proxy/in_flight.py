@@ -12,6 +12,7 @@ from vllama_pool.router.admission.admission import Admission
 from vllama_pool.router.admission.bound import Bound
 from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.balance.budget import RetryBudget
+from vllama_pool.router.balance.demand import Demand
 from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide, most_specific
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import AttemptFailed, ModelGone
@@ -176,9 +177,10 @@ class InFlight:
     def _choose(self, tried: list[str]) -> Replica | None:
         shared, resolution = self._shared, self.call.resolution
         now = shared.upstream.clock.monotonic_ns() / 1e9
-        replica = resolution.choose(tried, now, shared.rng)
+        demand = self.call.demand
+        replica = resolution.choose(tried, now, shared.rng, demand)
         if shared.debug:
-            _log_choice(self.record.id, resolution, replica, tried, now)
+            _log_choice(self.record.id, resolution, replica, tried, now, demand)
         return replica
 
     def _decide(self, tried: list[str], failures: list[AttemptFailed]) -> Retry | GiveUp:
@@ -203,8 +205,10 @@ class InFlight:
         self.record.failures.append(name)
 
 
-def _log_choice(request_id: str, resolution: Resolution, replica: Replica | None, tried: list[str], now: float) -> None:
-    others = resolution.rejections(tried, now, replica)
+def _log_choice(
+    request_id: str, resolution: Resolution, replica: Replica | None, tried: list[str], now: float, demand: Demand
+) -> None:
+    others = resolution.rejections(tried, now, replica, demand)
     reasons = ", ".join(f"{worker}: {reason}" for worker, reason in others.items()) or "none"
     chosen = replica.worker.id if replica else "no worker"
     _log.debug("request %s: chose %s for %s; others: %s", request_id, chosen, resolution.model, reasons)

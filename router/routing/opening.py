@@ -14,8 +14,8 @@ import msgspec
 MAX_TEXT = 16 * 1024
 """Characters of each text that the digest covers. The rest of a long document hardly tells conversations apart."""
 
-_SYSTEM_ROLES = frozenset({"system", "developer"})
-_VARYING = "x-anthropic-billing-header"
+SYSTEM_ROLES = frozenset({"system", "developer"})
+VARYING = "x-anthropic-billing-header"
 """Begin of a system text that differs with each request of a conversation."""
 _SESSION = "_session_"
 """Separates the user from the session in the `user_id` of some clients."""
@@ -68,7 +68,7 @@ def _opening(request: Any) -> tuple[str, str]:
         if role == "user":
             first = _text(message.content)
             break
-        if role in _SYSTEM_ROLES and not system:
+        if role in SYSTEM_ROLES and not system:
             system = _text(message.content)
     return system, first
 
@@ -82,7 +82,7 @@ def _texts(parts: Iterable[Any]) -> Iterator[str]:
     length = 0
     for part in parts:
         text = part if isinstance(part, str) else getattr(part, "text", None)
-        if isinstance(text, str) and not text.startswith(_VARYING):
+        if isinstance(text, str) and not text.startswith(VARYING):
             yield text
             length += len(text)
         if length > MAX_TEXT:

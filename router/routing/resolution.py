@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from vllama_pool.config.names import InvalidName, lookup_key, parse
 from vllama_pool.config.routing.defaults import Defaults
@@ -20,6 +20,7 @@ from vllama_pool.router.balance.select import Untried
 from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.errors import NoWorker
 from vllama_pool.router.routing.asker import Asker
+from vllama_pool.router.routing.demands import read_demand
 from vllama_pool.router.routing.rules import Rule
 from vllama_pool.router.routing.splits import PER_REQUEST, identity_hash
 from vllama_pool.workers.registry.record import ModelInfo
@@ -71,7 +72,7 @@ class Resolution:
 
     __slots__ = (
         *("_alternatives", "asked", "defaults", "groups", "info", "key", "listed", "model", "name"),
-        *("needs_asker", "policy", "rule", "set_aside", "virtual"),
+        *("is_measured", "needs_asker", "needs_demand", "policy", "rule", "set_aside", "virtual"),
     )
 
     info: ModelInfo
@@ -117,6 +118,10 @@ class Resolution:
         self._alternatives = alternatives
         self.needs_asker = needs_asker
         """True if its targets or policy, or a fallback's, depend on traits of the request."""
+        self.is_measured = len({window for group in groups for window in group.windows}) > 1
+        """True if its replicas have several context windows: the request's length then decides among them."""
+        self.needs_demand = self.is_measured or policy.reads_prefixes or bool(policy.by)
+        """True if its choice depends on the request: `demand` then returns more than `PLAIN`."""
         if groups:
             infos = [group.info for group in groups]
             self.info = next((info for info in infos if info.digest), infos[0])
@@ -195,6 +200,12 @@ class Resolution:
         infos = [group.info for group in groups]
         other.info = next((info for info in infos if info.digest), infos[0])
         return other
+
+    def demand(self, request: Any, asker: Asker | None) -> Demand:
+        """Return what its choice depends on in a decoded request. `asker`: of a request that needs one."""
+        if not self.needs_demand:
+            return PLAIN
+        return read_demand(self.policy, request, asker, measured=self.is_measured)
 
     def choose(self, tried: Collection[str], now: float, rng: random.Random, demand: Demand = PLAIN) -> Replica | None:
         """None if every worker was tried."""

@@ -17,6 +17,7 @@ from vllama_pool.router.balance.policies.policy import Policy
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.select import POLICIES
 from vllama_pool.router.balance.worker import Replica
+from vllama_pool.router.routing.demands import make_policy
 from vllama_pool.router.routing.known import Chain, Known
 from vllama_pool.router.routing.resolution import (
     Asked,
@@ -186,7 +187,7 @@ class ModelRoutes:
             if previous is not None and old is not None and old.entry.policy == rule.entry.policy:
                 policies[name] = previous._policies[name]
             else:
-                policies[name] = POLICIES[rule.entry.policy_name]()
+                policies[name] = make_policy(rule.entry.policy)
         return policies
 
     def _routed_name(self, name: str, pool: Pool) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 REASONS: tuple[Reason, ...] = ("no_worker", "overloaded", "context", "error")
 
-ASKING_POLICIES = frozenset({"session", "prefix-affinity"})
+ASKING_POLICIES = frozenset({"session"})
 MAX_CHAIN = 20
 """Models in a chain of fallbacks."""
 

@@ -22,7 +22,7 @@ class Session(Policy):
 
     name = "session"
 
-    def __init__(self, by: str = "user", bound: float = DEFAULT_BOUND) -> None:
+    def __init__(self, by: str = "conversation", bound: float = DEFAULT_BOUND) -> None:
         self.by = by
         self.bound = bound
 

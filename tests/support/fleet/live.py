@@ -7,10 +7,11 @@ import contextlib
 import io
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -133,6 +134,14 @@ class Fleet:
         page = (await self.http.get("/admin/workers")).json()
         return {worker["id"]: worker["state"] for worker in page["workers"]}
 
+    async def until_state(self, worker_id: str, state: str) -> None:
+        """Wait until the router sees a worker in this state."""
+
+        async def reached() -> bool:
+            return (await self.states()).get(worker_id) == state
+
+        await auntil(reached, 10, f"{worker_id} to be {state}")
+
     def records(self) -> list[dict[str, Any]]:
         """Return the request log."""
         return [msgspec.json.decode(line) for line in self.log.getvalue().splitlines()]
@@ -174,9 +183,10 @@ async def fleet(
     *,
     table: RoutingTable | None = None,
     wait: bool = True,
+    tags: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     **settings: Any,
 ) -> AsyncIterator[Fleet]:
-    """Workers by id, registered, and a router that sees all of them; not yet, without `wait`."""
+    """Workers by id, registered, with their tags, and a router that sees all of them; not yet, without `wait`."""
     log = io.BytesIO()
     async with contextlib.AsyncExitStack() as stack:
         valkey = await stack.enter_async_context(running_valkey(state_dir))
@@ -187,7 +197,14 @@ async def fleet(
         stack.push_async_callback(_silence, announced)
         for name, options in workers.items():
             worker = await stack.enter_async_context(Simulated(options))
-            record = WorkerRecord(id=name, generation=1, url=worker.url, models=(model(options),), slots=options.slots)
+            record = WorkerRecord(
+                id=name,
+                generation=1,
+                url=worker.url,
+                models=(model(options),),
+                slots=options.slots,
+                tags=tags.get(name, ()),
+            )
             announced[name] = Announced(worker, record, registry)
             await announced[name].join()
         app = create_app(
