@@ -24,9 +24,7 @@ from vllama_pool.config.routing.schema_types import (
 NOT_YET = frozenset(
     {
         "teams.*.weight",
-        "teams.*.limits.output",
         "keys.*.weight",
-        "keys.*.limits.output",
         *(
             f"models.*.{key}"
             for key in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllama_pool.router.admission.cap import Cap
+from vllama_pool.router.admission.output_cap import OutputCap
 from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.telemetry.usage import Usage
 
@@ -13,7 +14,7 @@ GRANT = "vllama.grant"
 class Grant:
     """One key's, shared by its requests."""
 
-    __slots__ = ("caps", "name", "rights", "team", "usage")
+    __slots__ = ("caps", "name", "output", "rights", "team", "usage")
 
     def __init__(
         self,
@@ -22,6 +23,7 @@ class Grant:
         *,
         rights: Rights | None = None,
         caps: tuple[Cap, ...] = (),
+        output: OutputCap | None = None,
         usage: Usage | None = None,
     ) -> None:
         """`rights` None: all models. `caps`: the team's, then the key's. `usage`: where its requests are counted."""
@@ -29,6 +31,7 @@ class Grant:
         self.team = team
         self.rights = rights
         self.caps = caps
+        self.output = output
         self.usage = usage if usage is not None else Usage()
 
     def __repr__(self) -> str:

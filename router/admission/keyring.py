@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vllama_pool.config.routing.key_checks import check_keys
-from vllama_pool.config.routing.schema import Caps, Key, Team
+from vllama_pool.config.routing.schema import Caps, Team
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.config.startup_checks import needs_keys
 from vllama_pool.router.admission.cap import Cap
 from vllama_pool.router.admission.grant import Grant
+from vllama_pool.router.admission.output_cap import OutputCap
 from vllama_pool.router.routing.rights import NameList, NamesOf, Rights
 from vllama_pool.router.telemetry.usage import UsageByKey
 
@@ -63,13 +64,20 @@ class Keyring:
             **{("team", name): limit for name, team in teams.items() if (limit := _concurrency(team.limits))},
             **{("key", name): limit for name, key in keys.items() if (limit := _concurrency(key.limits))},
         }
-        rights = _RightsByModels(names_of)
+        rights, outputs = _RightsByModels(names_of), _OutputCaps()
         grants = {key.digest: Grant(key.name, usage=self._usage.of("", key.name)) for key in self._keys}
         for name, key in keys.items():
             team = teams.get(key.team or "", _NO_TEAM)
             holders = [("team", key.team or ""), ("key", name)]
             caps = tuple(self._cap(holder) for holder in holders if holder in limits)
-            grants[bytes.fromhex(key.sha256)] = self._grant(name, key, rights.of(key.models, team.models), caps)
+            grants[bytes.fromhex(key.sha256)] = Grant(
+                name,
+                key.team or "",
+                rights=rights.of(key.models, team.models),
+                caps=caps,
+                output=outputs.of(key.limits, team.limits),
+                usage=self._usage.of(key.team or "", name),
+            )
         return KeyTable(grants, limits)
 
     def use(self, keys: KeyTable) -> None:
@@ -86,10 +94,6 @@ class Keyring:
             text = f"the API key '{name}'" if kind == "key" else f"the team '{name}'"
             cap = self._caps[holder] = Cap(text, self._clock)
         return cap
-
-    def _grant(self, name: str, key: Key, rights: Rights | None, caps: tuple[Cap, ...]) -> Grant:
-        team = key.team or ""
-        return Grant(name, team, rights=rights, caps=caps, usage=self._usage.of(team, name))
 
 
 class _RightsByModels:
@@ -108,6 +112,17 @@ class _RightsByModels:
         if rights is None:
             rights = self._made[limiting] = Rights(map(NameList, limiting), self._names_of)
         return rights
+
+
+class _OutputCaps:
+    """Keys with the same limit share what is made with it."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, OutputCap] = {}
+
+    def of(self, *limits: Caps | None) -> OutputCap | None:
+        tokens = min((each.output for each in limits if each is not None and each.output), default=None)
+        return None if tokens is None else self._made.setdefault(tokens, OutputCap(tokens))
 
 
 def _concurrency(caps: Caps | None) -> int | None:

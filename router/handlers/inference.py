@@ -95,7 +95,7 @@ class InferenceHandler:
             try:
                 if direct is None:
                     call = ForwardRequest(
-                        operation, request, resolution, arrived, len(body), decision, grant.caps, asker
+                        operation, request, resolution, arrived, len(body), decision, grant.caps, asker, grant.output
                     )
                     del request, body, asker  # the prompt, which `call` forgets when the response begins
                     grant.begin()

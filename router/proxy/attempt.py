@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
+from vllama_pool.config.routing.defaults import Defaults
+from vllama_pool.router.admission.output_cap import OutputCap
 from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Outcome
@@ -72,6 +74,13 @@ class ForwardRequest:
     """Limits on requests beyond the entry's own, such as those of an API key. Passed first, in this order."""
     asker: Asker | None = None
     """For rules that depend on traits of the request; None if none does, and once the client's response has begun."""
+    output: OutputCap | None = None
+    """Limit on the answer beside the entry's, such as an API key's."""
+
+    @property
+    def defaults(self) -> Defaults:
+        defaults = self.resolution.defaults
+        return defaults if self.output is None else self.output.apply(defaults)
 
     @property
     def demand(self) -> Demand:
@@ -122,7 +131,7 @@ class Attempt:
         Returns a response that the preflight sufficed for, unsent. Raises AttemptFailed and TransportError.
         """
         call, model = self._request.call, self._replica.model
-        prepare, defaults = call.operation.prepare, call.resolution.defaults
+        prepare, defaults = call.operation.prepare, call.defaults
         if call.size <= INLINE_BYTES:
             step = prepare(call.request, model, defaults)
         else:
@@ -189,7 +198,7 @@ class Attempt:
         repeated = any(refusals[-1].text == earlier.text for earlier in refusals[:-1])
         adapted = None
         if adapt is not None and not repeated and len(refusals) <= MAX_ADAPTATIONS:
-            model, defaults = self._replica.model, call.resolution.defaults
+            model, defaults = self._replica.model, call.defaults
             adapted = await offload(call.size, adapt, call.request, model, defaults, *refusals)
         if adapted is None:
             raise refusals[0]

@@ -48,7 +48,7 @@ class UsageByKey:
             usage.errors[error_class(record)] += 1
 
     def families(self) -> Iterator[Family]:
-        used = {labels: usage for labels, usage in self._by_key.items() if usage.requests or usage.in_flight}
+        used = {labels: usage for labels, usage in tuple(self._by_key.items()) if usage.requests or usage.in_flight}
         requests, tokens, errors, running = (_Series() for _ in range(4))
         for labels, usage in used.items():
             requests[labels] = usage.requests

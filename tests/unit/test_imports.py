@@ -76,7 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "router/telemetry",
     },
     "router/proxy": {
-        *("router/admission", "router/balance", "router/errors.py", "router/offload.py"),
+        *("config/routing", "router/admission", "router/balance", "router/errors.py", "router/offload.py"),
         *("router/protocol", "router/protocol/vllm", "router/routing", "router/telemetry", "router/upstream"),
     },
     "router/discovery": {

@@ -29,19 +29,27 @@ TABLE = routing_table(
     models={
         "tiny": {"aliases": ["smol", "tiny:1b"]},
         "plan": {"aliases": ["idea"]},
+        "brief": {"serve": "tiny", "limits": {"output": 3}},
         "gone": {"serve": "not-served-now"},
     },
-    teams={"blue": {"models": ["tiny*"]}, "red": {}, "small": {"limits": {"concurrency": 1}}},
+    teams={
+        "blue": {"models": ["tiny*"]},
+        "red": {},
+        "small": {"limits": {"concurrency": 1}},
+        "brief": {"limits": {"output": 5}},
+    },
     keys={
         "anna": {"sha256": digest("annas-key").hex(), "team": "blue"},
         "bob": {"sha256": digest("bobs-key").hex(), "team": "red"},
         "dora": {"sha256": digest("doras-key").hex(), "team": "small"},
         "emil": {"sha256": digest("emils-key").hex(), "limits": {"concurrency": 1}},
+        "fred": {"sha256": digest("freds-key").hex(), "limits": {"output": 5}},
+        "gina": {"sha256": digest("ginas-key").hex(), "team": "brief", "limits": {"output": 50}},
         "carol": {"sha256": digest("carols-key").hex(), "team": "blue", "models": ["smol", "plan"]},
     },
 )
-ANNA, BOB, CAROL, CI, DORA, EMIL = (
-    {"authorization": f"Bearer {name}s-key"} for name in ("anna", "bob", "carol", "ci", "dora", "emil")
+ANNA, BOB, CAROL, CI, DORA, EMIL, FRED, GINA = (
+    {"authorization": f"Bearer {name}s-key"} for name in ("anna", "bob", "carol", "ci", "dora", "emil", "fred", "gina")
 )
 ANTHROPIC = {"anthropic-version": "2023-06-01"}
 HIDDEN = {"plan": "nope", "idea": "nape", "gone": "nine", "mine": "none", "plan:latest": "nope:latest"}
@@ -152,7 +160,7 @@ async def lists(running: Fleet, headers: dict[str, str]) -> list[list[str]]:
 
 
 async def test_every_list_has_the_models_that_the_key_may_use(running: Fleet) -> None:
-    everything = ["mine", "plan", "tiny", "tiny-embed"]
+    everything = ["brief", "mine", "plan", "tiny", "tiny-embed"]
     chats = [name for name in everything if name != "tiny-embed"]
     assert await lists(running, BOB) == [*[everything] * 4, chats]
     assert await lists(running, CI) == [*[everything] * 4, chats]
@@ -254,3 +262,19 @@ async def test_a_key_over_its_limit_gets_a_429_in_the_format_of_the_api(
 async def _in_flight(running: Fleet, count: int) -> bool:
     workers = (await running.http.get("/admin/workers")).json()["workers"]
     return sum(int(worker["in_flight"]) for worker in workers) == count
+
+
+GENERATED = tuple(request for request in REQUESTS if not (request.embeds or request.counts or request.hears))
+
+
+@pytest.mark.parametrize("headers", [FRED, GINA])
+@pytest.mark.parametrize("request_", GENERATED, ids=map(str, GENERATED))
+async def test_answers_are_cut_at_the_smaller_limit_of_key_team_and_entry(
+    running: Fleet, request_: Request, headers: dict[str, str]
+) -> None:
+    for number, (model, key, tokens) in enumerate((("tiny", headers, 5), ("brief", headers, 3), ("tiny", BOB, 9))):
+        name = f"cut-{request_}-{headers['authorization'][7:11]}-{number}".replace(" ", "-").replace("/", "-")
+        asked = {**key, "x-request-id": name}
+        response = await running.http.post(request_.path, **request_.content(model), headers=asked)
+        assert is_whole(request_, response), response.text
+        assert (await running.record(name))["completion_tokens"] == tokens, model

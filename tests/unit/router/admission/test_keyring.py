@@ -137,3 +137,19 @@ def test_a_table_that_is_only_read_changes_nothing() -> None:
     cap = by_name(ring, table("anna", limits={"concurrency": 1}))["anna"].caps[0]
     ring.read(table("anna", limits={"concurrency": 9}), lambda name: ())
     assert cap.limits.places == 1
+
+
+@pytest.mark.parametrize(("team", "own", "effective"), [(8, 3, 3), (3, 8, 3), (None, 8, 8), (8, None, 8)])
+def test_the_smaller_limit_on_answers_of_key_and_team_counts(team: int | None, own: int | None, effective: int) -> None:
+    found = by_name(
+        keyring(),
+        table("anna", "bob", teams={"blue": {"limits": {"output": team}}}, team="blue", limits={"output": own}),
+    )
+    assert found["anna"].output is found["bob"].output is not None
+    assert found["anna"].output.tokens == effective
+
+
+def test_a_key_without_limits_has_none() -> None:
+    found = by_name(keyring(api_keys=(key("ci"),)), table("anna", limits={"concurrency": 1}))
+    assert found["anna"].output is found["ci"].output is None
+    assert found["ci"].caps == ()
