@@ -53,7 +53,7 @@ class Target(Section):
 class PrefixAffinity(Section):
     """Sends prompts with the same beginning to the same worker, whose prefix cache then holds it."""
 
-    type: Literal["prefix-affinity"]
+    type: Literal["prefix-affinity"] = Field(description="The name of the policy.")
     bound: Annotated[float, Field(ge=1, le=100)] = Field(
         1.25, description="Largest load of a worker, relative to the mean of the model's workers."
     )
@@ -62,7 +62,7 @@ class PrefixAffinity(Section):
 class Session(Section):
     """Sends the requests of one identity to the same worker."""
 
-    type: Literal["session"]
+    type: Literal["session"] = Field(description="The name of the policy.")
     by: Identity = Field("conversation", description="user, key, client, conversation or header:NAME.")
 
 

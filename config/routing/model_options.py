@@ -35,13 +35,15 @@ class ModelOptions(Section):
     num_predict: Count | None = Field(None, description="Longest answer in tokens; negative: no limit.")
     temperature: NonNegative | None = Field(None, description="0 is deterministic; Ollama's default is 0.8.")
     top_k: Count | None = Field(None, description="Choose among so many tokens; 0 or less: all.")
-    top_p: Fraction | None = None
-    min_p: Fraction | None = None
+    top_p: Fraction | None = Field(None, description="Choose among the likeliest tokens of so much probability.")
+    min_p: Fraction | None = Field(
+        None, description="Choose among tokens of at least so much of the likeliest one's probability."
+    )
     typical_p: Fraction | None = Field(None, description="No counterpart in vLLM: no effect.")
     repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = Field(None, description="1.0 is off.")
     repeat_last_n: Count | None = Field(None, description="0 turns repeat_penalty off.")
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = Field(None, description="Against tokens that the text has already.")
+    frequency_penalty: Penalty | None = Field(None, description="The same, by their number so far.")
     seed: Seed | None = Field(None, description="Negative: random.")
     stop: Annotated[tuple[str, ...], Field(strict=False, max_length=64)] | None = Field(
         None, description="Texts that end the answer."

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from vllama_pool.config.routing.editor_schema import with_variables
 from vllama_pool.config.routing.model_entry import ModelEntry
 from vllama_pool.config.routing.schema_types import (
     Label,
@@ -103,7 +104,7 @@ class RoutingFile(Section):
     """Routing table of vLLama."""
 
     include: Annotated[tuple[str, ...], Field(strict=False, max_length=100)] = Field(
-        (), description="Further files, relative to this one and within its folder; `*` in the last part."
+        (), description="Further files, or patterns such as conf.d/*.yaml, relative to this file and within its folder."
     )
     models: dict[NameOrPattern, ModelEntry] | None = Field(
         None,
@@ -121,9 +122,14 @@ class RoutingFile(Section):
     reload: Reload = Reload()
 
 
+def base_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the values, after variables were replaced."""
+    return RoutingFile.model_json_schema()
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a routing file, for editors."""
-    schema = RoutingFile.model_json_schema()
+    schema: dict[str, Any] = with_variables(base_schema())
     schema["patternProperties"] = {"^x-": True}  # free form, for anchors
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

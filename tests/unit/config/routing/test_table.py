@@ -142,9 +142,8 @@ def test_the_default_file_is_an_empty_table_and_its_examples_load() -> None:
     commented = DEFAULT_FILE.read_text().partition("models: {}\n")[2]
     lines = [line.removeprefix("# ") for line in commented.splitlines() if line.startswith("# ")]
     example = parse("\n".join(line for line in lines if line[0] == " " or re.fullmatch("[a-z]+:", line)).encode())
-    assert list(example.models) == ["llama3.2", "assistant", "qwen3:8b", "team-*", "mistral"]
-    assert example.models["assistant"].policy == "round-robin"
-    assert [entry.stream_interval for entry in example.models.values()] == [1, 4, 1, 1, 1]
+    assert {"llama3.2", "assistant", "qwen3:8b", "team-*"} <= set(example.models)
+    assert (example.models["assistant"].policy, example.models["assistant"].stream_interval) == ("round-robin", 4)
     assert [worker.name for worker in example.workers] == ["gpu-5"]
 
 
