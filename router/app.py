@@ -44,6 +44,7 @@ from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.proxy.attempt import Upstream
 from vllama_pool.router.proxy.forward import Forwarder
 from vllama_pool.router.proxy.in_flight import Shared
+from vllama_pool.router.proxy.shadow import Shadows
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.reload import Fleet, Prepare, Reloader, ReloadRequest
 from vllama_pool.router.routing.live import LiveRoutes
@@ -75,6 +76,7 @@ from vllama_pool.router.telemetry.request_log import RequestLog
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.telemetry.routing_file import RoutingFileState
 from vllama_pool.router.telemetry.routing_state import ROUTING, RoutingState, routing_state
+from vllama_pool.router.telemetry.shadow_metrics import ShadowMetrics
 from vllama_pool.router.telemetry.worker_view import view_workers
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client
@@ -133,8 +135,14 @@ def create_app(
     admission = Admission(settings.max_queue, instance.total)
     admission.set_limits(request_limits(table))
     names = RecentNames(time.monotonic)
+    shadow_metrics = ShadowMetrics()
     metrics = _metrics(
-        pool, sources.discovery, request_log, admission, lambda: reloader.state if reloader is not None else None
+        pool,
+        sources.discovery,
+        request_log,
+        admission,
+        lambda: reloader.state if reloader is not None else None,
+        shadow_metrics,
     )
     expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
     decisions = Decisions(settings.decisions)
@@ -198,14 +206,17 @@ def create_app(
         if watch is not None
         else None
     )
+    upstream = _upstream(settings, collaborators, pool, stalls)
+    shadows = Shadows(upstream, routes, collaborators.rng, shadow_metrics, instance.total)
     inference = InferenceHandler(
         routes=routes,
         pool=pool,
-        begin=_forwarder(settings, collaborators, pool, stalls, admission, sources.discovery.refresh).begin,
+        begin=_forwarder(settings, collaborators, upstream, admission, sources.discovery.refresh).begin,
         clock=collaborators.clock,
         expiry=expiry,
         decisions=decisions,
         names=names,
+        shadows=shadows,
         body_limit=settings.body_limit,
         anonymous=Grant(usage=metrics.usage.anonymous),
     )
@@ -222,7 +233,7 @@ def create_app(
         *explain_routes(collect_decisions, find_request),
     ]
     loops = (stalls.run, *((reloader.run,) if reloader else ()))
-    lifespan = _lifespan(collaborators.client, sources, exchange, loops, request_log)
+    lifespan = _lifespan(collaborators.client, sources, exchange, loops, request_log, shadows)
     refusal_log = RefusalLog(time.monotonic)
 
     def finished(record: RequestRecord) -> None:
@@ -259,15 +270,8 @@ def _stall_watch(settings: RouterSettings) -> StallWatch:
     return StallWatch(limits)
 
 
-def _forwarder(
-    settings: RouterSettings,
-    collaborators: Collaborators,
-    pool: Pool,
-    stalls: StallWatch,
-    admission: Admission,
-    refresh: Callable[[], None],
-) -> Forwarder:
-    upstream = Upstream(
+def _upstream(settings: RouterSettings, collaborators: Collaborators, pool: Pool, stalls: StallWatch) -> Upstream:
+    return Upstream(
         client=collaborators.client,
         pool=pool,
         stalls=stalls,
@@ -275,6 +279,15 @@ def _forwarder(
         connect_timeout=settings.connect_timeout,
         client_stall=CLIENT_STALL,
     )
+
+
+def _forwarder(
+    settings: RouterSettings,
+    collaborators: Collaborators,
+    upstream: Upstream,
+    admission: Admission,
+    refresh: Callable[[], None],
+) -> Forwarder:
     return Forwarder(Shared(upstream, collaborators.rng, admission, refresh, settings.log_level == "debug"))
 
 
@@ -284,6 +297,7 @@ def _metrics(
     request_log: RequestLog,
     admission: Admission,
     routing_file: Callable[[], RoutingFileState | None],
+    shadows: ShadowMetrics,
 ) -> RouterMetrics:
     return RouterMetrics(
         Readings(
@@ -294,6 +308,7 @@ def _metrics(
             dropped_log_lines=lambda: request_log.dropped,
             queues=admission.queues,
             routing_file=routing_file,
+            shadows=shadows.families,
         ),
         tuple(Reason),
     )
@@ -321,7 +336,12 @@ Loop = Callable[[], Coroutine[Any, Any, None]]
 
 
 def _lifespan(
-    client: Client, sources: Sources, exchange: ReportExchange, loops: Sequence[Loop], request_log: RequestLog
+    client: Client,
+    sources: Sources,
+    exchange: ReportExchange,
+    loops: Sequence[Loop],
+    request_log: RequestLog,
+    shadows: Shadows,
 ) -> Lifespan:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None, None]:
@@ -331,6 +351,7 @@ def _lifespan(
                 await sources.discovery.wait_first(REGISTRY_WAIT)
                 yield
         finally:
+            await shadows.aclose()
             await client.aclose()
             await sources.aclose()
             request_log.stop()

@@ -32,7 +32,6 @@ NOT_YET = frozenset(
                 "fallback",
                 "timeouts",
                 "retries",
-                "shadow",
             )
         ),
     }

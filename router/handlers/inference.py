@@ -21,6 +21,7 @@ from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operati
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.in_flight import ClientGone, InFlight
+from vllama_pool.router.proxy.shadow import ShadowCopy, Shadows
 from vllama_pool.router.routing.asker import Asker
 from vllama_pool.router.routing.resolve import ModelRoutes, Resolution, UnknownModel
 from vllama_pool.router.routing.rights import Rights
@@ -65,6 +66,7 @@ class InferenceHandler:
     expiry: ExpiryTracker
     decisions: Decisions
     names: RecentNames
+    shadows: Shadows
     body_limit: int
     """Bytes."""
     anonymous: Grant = field(default_factory=Grant)
@@ -123,7 +125,11 @@ class InferenceHandler:
     ) -> DirectResponse | None:
         """Return a response that needed no generation, unsent."""
         in_flight = self.begin(call, record, response_writer(scope, send), partial(self._end, use))
-        stop_watching = on_disconnect(scope, receive, in_flight.client_gone)
+        client_gone, rule = in_flight.client_gone, call.resolution.rule
+        if rule is not None and rule.shadow is not None:
+            shadow = self.shadows.begin(call, record.id)
+            client_gone = client_gone if shadow is None else partial(_end_both, in_flight, shadow)
+        stop_watching = on_disconnect(scope, receive, client_gone)
         try:
             direct = await in_flight.run()
         finally:
@@ -147,6 +153,11 @@ class InferenceHandler:
             decision.fallbacks = (Fallback(resolution.asked.reason, resolution.model),)
         decision.record.model = resolution.model
         return resolution
+
+
+def _end_both(in_flight: InFlight, shadow: ShadowCopy) -> None:
+    in_flight.client_gone()
+    shadow.stop()
 
 
 def _draw(resolution: Resolution, asker: Asker, decision: Decision) -> Resolution:

@@ -29,7 +29,7 @@ _CAPTURE = re.compile(r"\{([1-9])\}")
 class Rule:
     """One entry of the table."""
 
-    __slots__ = ("aliases", "defaults", "entry", "is_pattern", "key", "name", "place", "targets")
+    __slots__ = ("aliases", "defaults", "entry", "is_pattern", "key", "name", "place", "shadow", "targets")
 
     def __init__(self, name: str, entry: ModelEntry, place: Place | None) -> None:
         self.name = name
@@ -41,6 +41,7 @@ class Rule:
         self.aliases = tuple(alias.strip() for alias in entry.aliases or ())
         self.targets: tuple[Target, ...] = entry.targets(name)
         self.defaults = Defaults.of(entry)
+        self.shadow = entry.shadow
 
     def __repr__(self) -> str:
         return f"<Rule {self.name}>"

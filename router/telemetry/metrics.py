@@ -34,6 +34,8 @@ class Readings:
     dropped_log_lines: Callable[[], int]
     queues: Callable[[], Iterable[tuple[str, QueueState]]] = tuple
     """By the name of an entry."""
+    shadows: Callable[[], Iterable[Family]] = tuple
+    """Of copies to shadow targets."""
     routing_file: Callable[[], RoutingFileState | None] = lambda: None
 
 
@@ -111,7 +113,7 @@ class RouterMetrics:
 
     def families(self) -> list[Family]:
         """Return all metrics as they are now."""
-        return [*self._read(), *self._counted(), *self.usage.families()]
+        return [*self._read(), *self._readings.shadows(), *self._counted(), *self.usage.families()]
 
     def _new_tally(self, model: str, outcome: str) -> _Tally:
         first = self._first.setdefault(model, _Durations())

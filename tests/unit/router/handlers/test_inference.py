@@ -37,6 +37,7 @@ from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.forward import Forwarder
 from vllama_pool.router.proxy.in_flight import InFlight
+from vllama_pool.router.proxy.shadow import Shadows
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.disconnect import DISCONNECT as SIGNAL
@@ -44,6 +45,7 @@ from vllama_pool.router.server.disconnect import DisconnectSignal
 from vllama_pool.router.telemetry.decisions import Decisions
 from vllama_pool.router.telemetry.recent_names import RecentNames
 from vllama_pool.router.telemetry.request_record import LOGGED_TEXT_LENGTH, RECORD, RequestRecord
+from vllama_pool.router.telemetry.shadow_metrics import ShadowMetrics
 from vllama_pool.router.upstream.interface import ConnectionLost
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -134,7 +136,8 @@ class Router:
         self.decisions = Decisions(10)
         self.stalls = StallWatch(StallLimits())
         self.upstream = Upstream({"a": [FakeResponse(steps)]})
-        self.forwarder = Forwarder(shared_by_requests(self.upstream, self.pool, self.stalls, StepClock()))
+        shared = shared_by_requests(self.upstream, self.pool, self.stalls, StepClock())
+        self.forwarder = Forwarder(shared)
         self.begin_error: Exception | None = None
         self.operation = dataclasses.replace(
             CHAT, translator=lambda request, *_: Echo(stream=request.stream), adapt=None
@@ -151,6 +154,7 @@ class Router:
             expiry=self.expiry,
             names=self.names,
             decisions=self.decisions,
+            shadows=Shadows(shared.upstream, lambda: routes, random.Random(1), ShadowMetrics()),
             body_limit=1000,
         )
 
