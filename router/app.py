@@ -29,6 +29,7 @@ from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.admission.keyring import Keyring
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.discovery.registry_loop import Discovery
+from vllama_pool.router.explainer import ModelExplainer
 from vllama_pool.router.handlers.admin import admin_routes
 from vllama_pool.router.handlers.catalogue import catalogue_routes
 from vllama_pool.router.handlers.explain import explain_routes
@@ -230,7 +231,18 @@ def create_app(
             lambda rights: Inventory(routes(), pool, virtual_models.live, writes_refusal(settings), rights),
         ),
         *admin_routes(collect_states),
-        *explain_routes(collect_decisions, find_request),
+        *explain_routes(
+            collect_decisions,
+            find_request,
+            ModelExplainer(
+                routes,
+                pool,
+                collaborators.clock,
+                collaborators.rng,
+                {operation.name: operation for operation in table_of_operations},
+                lambda name: keyring.rights(name),  # noqa: PLW0108
+            ),
+        ),
     ]
     loops = (stalls.run, *((reloader.run,) if reloader else ()))
     lifespan = _lifespan(collaborators.client, sources, exchange, loops, request_log, shadows)

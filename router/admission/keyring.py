@@ -51,6 +51,7 @@ class Keyring:
         self._processes = processes
         self._clock = clock
         self._caps: dict[_Holder, Cap] = {}
+        self._rights: dict[str, Rights | None] = {}
 
     def read(self, table: RoutingTable, names_of: NamesOf) -> KeyTable:
         """Return the keys of a table, which `use` makes the present one. `names_of`: of the same revision.
@@ -86,6 +87,11 @@ class Keyring:
             limit = keys.limits.get(holder)
             cap.set_limit(limit, None if limit is None else math.ceil(limit / self._processes))
         self._required = self._required or bool(keys.grants and not self._allow_anonymous)
+        self._rights = {grant.name: grant.rights for grant in keys.grants.values()}
+
+    def rights(self, name: str) -> Rights | None:
+        """Return the rights of a present key, by its name; None for all models. Raises KeyError."""
+        return self._rights[name]
 
     def _cap(self, holder: _Holder) -> Cap:
         cap = self._caps.get(holder)

@@ -44,6 +44,12 @@ class Selected:
 
     selector: Selector
 
+    def __str__(self) -> str:
+        """Such as "require a100, exclude old"."""
+        selector = self.selector
+        lists = {"require": selector.require, "any": selector.any, "exclude": selector.exclude}
+        return ", ".join(f"{name} {' '.join(tags)}" for name, tags in lists.items() if tags)
+
     def admits(self, replica: Replica) -> bool:
         return not self.objection(replica)
 

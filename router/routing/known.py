@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from vllama_pool.router.balance.group import Group
 from vllama_pool.router.routing.resolution import Reason, Resolution, target_name
-from vllama_pool.router.routing.splits import PER_REQUEST, random_times, sticky_times
+from vllama_pool.router.routing.splits import PER_REQUEST, random_times, shares_of, sticky_times
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 MAX_ORDERS = 64
@@ -54,12 +54,13 @@ class Known:
 
     @property
     def shares(self) -> Mapping[str, float]:
-        """The share of the requests that each served model gets first."""
-        weights = self._weights if any(self._weights) else (1.0, *(0.0 for _ in self.base.groups[1:]))
+        """The share of the requests that each target gets first. One without replicas gets none."""
+        weights = self._weights or (1.0,) * len(self.base.groups)
+        drawn = [(group, weight) for group, weight in zip(self.base.groups, weights, strict=True) if len(group)]
         shares: dict[str, float] = {}
-        for group, weight in zip(self.base.groups, weights, strict=True):
+        for (group, _), share in zip(drawn, shares_of([weight for _, weight in drawn]), strict=True):
             name = target_name(group)
-            shares[name] = shares.get(name, 0.0) + weight / sum(weights)
+            shares[name] = shares.get(name, 0.0) + share
         return shares
 
     def chain(self, reason: Reason) -> Chain:

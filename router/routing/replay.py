@@ -30,8 +30,10 @@ class Recorded(msgspec.Struct, frozen=True):
     requested: str
     model: str = ""
     """The entry, or the served model."""
+    served: str = ""
+    """The served model that answered."""
     target: str = ""
-    """The served model that was drawn; "" if the request was refused."""
+    """The target that was drawn; "" if the request was refused."""
     shares: dict[str, float] = {}
     """Of all targets, if the draw was random."""
     virtual: str = ""
@@ -65,6 +67,7 @@ class Move(NamedTuple):
     rule_before: str
     rule_after: str
     before: str
+    """The target."""
     after: str
 
 

@@ -17,6 +17,7 @@ from vllama_pool.router.balance.examine import CandidateView, examine, rejection
 from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.policies.policy import Policy
 from vllama_pool.router.balance.select import Untried
+from vllama_pool.router.balance.selector import Selected
 from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.errors import NoWorker
 from vllama_pool.router.routing.asker import Asker
@@ -159,15 +160,15 @@ class Resolution:
 
     @property
     def target(self) -> str:
-        """The served model that comes first; "" without replicas."""
+        """The target that comes first; "" without replicas."""
         return next((target_name(group) for group in self.groups if len(group)), "")
 
     @property
     def shares(self) -> Mapping[str, float]:
-        """The share of the requests that each served model gets first; empty without replicas."""
-        if not self.groups:
-            return {}
-        return {self.target: 1.0} if self._alternatives is None else self._alternatives.shares
+        """The share of the requests that each target gets first; empty without replicas."""
+        if self._alternatives is None:
+            return {self.target: 1.0} if self.target else {}
+        return self._alternatives.shares
 
     @property
     def beyond_slots(self) -> int:
@@ -183,7 +184,9 @@ class Resolution:
 
     def drawn(self, identity: int) -> Resolution:
         """Return the resolution with the weighted targets in the order for this `identity`; at random for 0."""
-        return self if self._alternatives is None else self._alternatives.draw_for(identity)
+        if self._alternatives is None or self._alternatives.split == PER_REQUEST:
+            return self  # drawn when it was resolved
+        return self._alternatives.draw_for(identity)
 
     def next(self, reason: Reason, tried: Collection[str]) -> Resolution | None:
         """Return the next model of the chain of fallbacks that has a serving worker; None at its end.
@@ -238,10 +241,16 @@ class Resolution:
         return no_worker(self.name, self.model, self.replicas)
 
 
-def target_name(group: Group) -> str:
+def served_name(group: Group) -> str:
     """Return the served name; "" after all of its workers have left."""
     whole = group.whole
     return whole.first.model.name if len(whole) else ""
+
+
+def target_name(group: Group) -> str:
+    """Return the served name, and the tags that tell targets of the same model apart."""
+    tags = str(group.condition) if isinstance(group.condition, Selected) else ""
+    return f"{served_name(group)} on {tags}" if tags else served_name(group)
 
 
 def no_worker(name: str, model: str, replicas: Sequence[Replica], why: str = "no worker serves it now") -> NoWorker:

@@ -91,9 +91,9 @@ class ModelRoutes:
         self.revision = table.revision
         self._virtual = virtual if virtual is not None else {}
         self._rng = rng
-        self._policy_name = policy
+        self.default_policy = policy
         self._policy = POLICIES[policy]()
-        if previous is not None and previous._policy_name == policy:
+        if previous is not None and previous.default_policy == policy:
             self._policy = previous._policy
         self._policies = self._take_policies(previous)
         self._pool: Pool | None = None
@@ -109,7 +109,7 @@ class ModelRoutes:
         If it needs the asker, draw it for the asker's identity. Raises UnknownModel, also for a model that `rights`
         exclude, and NoWorker for a known model without an available worker.
         """
-        if rights is not None and not rights.allows(self._routed_name(name, pool)):
+        if rights is not None and not rights.allows(self.routed_name(name, pool)):
             raise UnknownModel(name)
         if pool is not self._pool or pool.version != self._pool_version:
             self._pool, self._pool_version = pool, pool.version
@@ -128,7 +128,7 @@ class ModelRoutes:
 
     def find(self, name: str, pool: Pool, rights: Rights | None = None) -> ListedModel | None:
         """Find a model by any of its names, in any state. None for one that `rights` exclude."""
-        if rights is not None and not rights.allows(self._routed_name(name, pool)):
+        if rights is not None and not rights.allows(self.routed_name(name, pool)):
             return None
         base = self.find_base(name, pool)
         if base is not None:
@@ -176,6 +176,20 @@ class ModelRoutes:
         """Return the virtual models whose names are configured or served."""
         return tuple(model.name for key, model in self._virtual.items() if self._is_shadowed(key, pool))
 
+    def routed_name(self, name: str, pool: Pool) -> str:
+        """Return the name that routes: of a virtual model its base's."""
+        key = lookup_key(name)
+        model = self._virtual.get(key)
+        return name if model is None or self._is_shadowed(key, pool) else model.base
+
+    def targets(self, match: Match, name: str, pool: Pool) -> list[tuple[Target, Group]]:
+        """Return the served models of a rule that have replicas, be it on workers that its selector leaves out."""
+        return [
+            (target, _selected(group, target.workers or match.rule.entry.workers))
+            for target, served in match.served(name)
+            if (group := pool.group_for(served))
+        ]
+
     # internal
 
     def _take_policies(self, previous: ModelRoutes | None) -> dict[str, Policy]:
@@ -189,12 +203,6 @@ class ModelRoutes:
             else:
                 policies[name] = make_policy(rule.entry.policy)
         return policies
-
-    def _routed_name(self, name: str, pool: Pool) -> str:
-        """Return the name that routes: of a virtual model its base's."""
-        key = lookup_key(name)
-        model = self._virtual.get(key)
-        return name if model is None or self._is_shadowed(key, pool) else model.base
 
     def _is_shadowed(self, key: str, pool: Pool) -> bool:
         match = self.rules.find(key)
@@ -278,19 +286,11 @@ class ModelRoutes:
         if not self._takes(match, name, pool):
             return None
         rule = match.rule
-        targets = self._targets(match, name, pool)
+        targets = self.targets(match, name, pool)
         key, listed = (lookup_key(name), listed_name(name)) if rule.is_pattern else (rule.key, "")
         groups = tuple(group for _, group in targets)
         policy = self._policies[rule.name]
         return _Route(rule.name, key, listed, groups, rule.defaults, policy, rule, tuple(each for each, _ in targets))
-
-    def _targets(self, match: Match, name: str, pool: Pool) -> list[tuple[Target, Group]]:
-        """Return the served models of a rule that have replicas, be it on workers that its selector leaves out."""
-        return [
-            (target, _selected(group, target.workers or match.rule.entry.workers))
-            for target, served in match.served(name)
-            if (group := pool.group_for(served))
-        ]
 
     def _chain(self, known: Known, target: str, pool: Pool, reason: Reason) -> Chain:
         """Return the fallbacks of `target`, whose resolutions `known` has."""
@@ -300,7 +300,7 @@ class ModelRoutes:
         return tuple(each for each in found if each is not None)
 
     def _list_match(self, name: str, match: Match, pool: Pool) -> ListedModel:
-        groups = (group for _, group in self._targets(match, name, pool))
+        groups = (group for _, group in self.targets(match, name, pool))
         replicas = {replica.worker.id: replica for group in groups for replica in group.replicas}
         shown = name if match.rule.is_pattern else match.rule.name
         return ListedModel(listed_name(shown), tuple(replicas.values()), match.rule.defaults)

@@ -39,6 +39,12 @@ def _seed(rule: str, target: Target) -> bytes:
     return blake2b("\n".join((rule, target.model, workers)).encode(), digest_size=16).digest()
 
 
+def shares_of(weights: Sequence[float]) -> list[float]:
+    """Return how often each target comes first. With weights of 0 only, the first target always does."""
+    total = sum(weights)
+    return [weight / total for weight in weights] if total else [1.0, *(0.0 for _ in weights[1:])][: len(weights)]
+
+
 def random_times(weights: Sequence[float], rng: random.Random) -> list[float]:
     return [rng.expovariate(weight) if weight else LAST for weight in weights]
 

@@ -61,7 +61,7 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     virtual: str = ""
     """The virtual model that was requested."""
     target: str = ""
-    """The served model that was drawn, whatever answered; "" if the request was refused before."""
+    """The target that was drawn, whatever answered; "" if the request was refused before."""
     shares: dict[str, float] = {}
     """Of all targets, if the draw was random."""
     split: str = ""

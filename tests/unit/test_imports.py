@@ -88,6 +88,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("router/routing", "workers/process", "workers/registry"),
     },
     "router/handlers": {
+        "router/explainer.py",
         *(
             "router/admission",
             "router/balance",
@@ -106,13 +107,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         ),
         *("router/telemetry", "router/upstream", "router/virtual_models", "workers/registry"),
     },
+    "router/explainer.py": {"router/balance", "router/errors.py", "router/protocol", "router/routing"},
     "router/wiring.py": {
         *("config", "config/routing", "router/balance", "router/discovery", "router/virtual_models"),
         *("workers/registry", "workers/vllm"),
     },
     "router/app.py": {
         "router/admission",
-        *("config", "config/routing", "router/balance", "router/discovery", "router/handlers", "router/instance.py"),
+        *("config", "config/routing", "router/balance", "router/discovery", "router/explainer.py"),
+        *("router/handlers", "router/instance.py"),
         *("router/protocol", "router/protocol/ollama", "router/protocol/table.py", "router/proxy", "router/routing"),
         *("router/reload.py", "router/server", "router/telemetry", "router/upstream", "router/virtual_models"),
         "router/wiring.py",
@@ -135,10 +138,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("workers/agent", "workers/process", "workers/registry"),
     },
     "router/compat": {"config", "workers/vllm"},
-    "router/cli": {"config", "config/routing", "router/compat", "router/routing", "router/telemetry"},
+    "router/cli": {
+        *("config", "config/routing", "router/balance", "router/compat", "router/routing", "router/telemetry"),
+    },
     "router/cli/commands": {
         *("config", "config/routing", "router/cli", "router/compat", "router/instance.py", "router/supervisor"),
-        *("router/balance", "router/routing", "router/telemetry"),
+        *("router/balance", "router/errors.py", "router/explainer.py", "router/protocol", "router/protocol/table.py"),
+        *("router/routing", "router/telemetry"),
         *("workers/agent", "workers/process", "workers/registry", "workers/vllm"),
     },
     "router/__main__.py": {"router/cli"},

@@ -61,17 +61,17 @@ def compare_tables(recording: Recording, table: RoutingTable, current: RoutingTa
 
 def _replay(recording: Recording, table: RoutingTable) -> Replay:
     routes = ModelRoutes(table, random.Random(0))
-    served = {target for recorded in recording.requests for target in (*recorded.shares, recorded.target) if target}
+    served = {recorded.served for recorded in recording.requests if recorded.served}
     if recording.workers is None:
         names = dict.fromkeys(recorded.requested for recorded in recording.requests)
         workers = assumed_workers(routes.rules, names, sorted(served))
     else:
         live = {name for worker in recording.workers for model in worker.models for name in model.names}
         workers = [*recording.workers, *assumed_workers(routes.rules, (), sorted(served - live))]
-    return Replay(routes, described_pool(workers), lambda key: _rights(table, routes, key))
+    return Replay(routes, described_pool(workers), lambda key: rights_of(table, routes, key))
 
 
-def _rights(table: RoutingTable, routes: ModelRoutes, name: str) -> Rights | None:
+def rights_of(table: RoutingTable, routes: ModelRoutes, name: str) -> Rights | None:
     key = (table.entries.keys or {}).get(name)
     if key is None:
         return None

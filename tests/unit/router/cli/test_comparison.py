@@ -15,7 +15,15 @@ CANARY = "models:\n  m:\n    serve: [{model: x, weight: 3}, {model: y, weight: 1
 
 
 def decision(requested: str = "m", target: str = "x", **fields: Any) -> dict[str, Any]:
-    return {"id": "1", "requested": requested, "model": requested, "target": target, "operation": "chat", **fields}
+    return {
+        "id": "1",
+        "requested": requested,
+        "model": requested,
+        "target": target,
+        "served": target,
+        "operation": "chat",
+        **fields,
+    }
 
 
 def check(folder: Path, table: str, decisions: list[dict[str, Any]], *options: str) -> Result:

@@ -33,7 +33,7 @@ def replay(rights: Rights | None = None, **models: Any) -> Replay:
 
 
 def recorded(target: str = "x", requested: str = "m", **fields: Any) -> Recorded:
-    return Recorded(requested, fields.pop("model", "m"), target, **fields)
+    return Recorded(requested, fields.pop("model", "m"), target.partition(" ")[0], target, **fields)
 
 
 def canary(x: int, y: int, **more: Any) -> dict[str, Any]:
