@@ -44,5 +44,4 @@ def order_for(key: int, members: Sequence[SeededT]) -> list[SeededT]:
 
 
 def _scores(key: int, members: Sequence[Seeded]) -> list[int]:
-    mixed = [((seed ^ key) * _MIX) & _MASK for seed in map(_seed, members)]
-    return [((value ^ (value >> 32)) * _FINISH) & _MASK for value in mixed]
+    return [((mixed := (seed ^ key) * _MIX & _MASK) ^ mixed >> 32) * _FINISH & _MASK for seed in map(_seed, members)]

@@ -121,7 +121,8 @@ class Resolution:
         """True if its targets or policy, or a fallback's, depend on traits of the request."""
         self.is_measured = len({window for group in groups for window in group.windows}) > 1
         """True if its replicas have several context windows: the request's length then decides among them."""
-        self.needs_demand = self.is_measured or policy.reads_prefixes or bool(policy.by)
+        chooses = sum(map(len, groups)) > 1
+        self.needs_demand = chooses and (self.is_measured or policy.reads_prefixes or bool(policy.by))
         """True if its choice depends on the request: `demand` then returns more than `PLAIN`."""
         if groups:
             infos = [group.info for group in groups]

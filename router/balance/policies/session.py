@@ -12,6 +12,9 @@ from vllama_pool.router.balance.policies.load_bound import DEFAULT_BOUND, LoadBo
 from vllama_pool.router.balance.policies.policy import NO_TERMS, Policy, Terms
 from vllama_pool.router.balance.worker import Worker
 
+MAX_OWNERS = 8192
+"""Identities whose worker is kept. With many workers, finding it takes longest."""
+
 
 class Session(Policy):
     """Picks the first worker in the order of the identity's hash, which is the same in every router.
@@ -25,12 +28,15 @@ class Session(Policy):
     def __init__(self, by: str = "conversation", bound: float = DEFAULT_BOUND) -> None:
         self.by = by
         self.bound = bound
+        self._owners: dict[int, Worker] = {}
+        """By key, among `_candidates`."""
+        self._candidates: Sequence[Worker] = ()
 
     def pick(self, candidates: Sequence[Worker], now: float, rng: random.Random, demand: Demand) -> Worker:
         key = demand.key
         if not key or len(candidates) == 1:
             return least_load.choose(candidates, now, rng)
-        owner = first_for(key, candidates)
+        owner = self._owner(key, candidates)
         if not owner.full:
             return owner
         bound = LoadBound(candidates, self.bound, now)
@@ -39,6 +45,17 @@ class Session(Policy):
         return next((worker for worker in order_for(key, candidates) if bound.admits(worker)), owner)
 
     choose = pick
+
+    def _owner(self, key: int, candidates: Sequence[Worker]) -> Worker:
+        """Return the first worker in the key's order. It is kept while a group's tuple of candidates is the same."""
+        if not isinstance(candidates, tuple):
+            return first_for(key, candidates)
+        if candidates is not self._candidates or len(self._owners) >= MAX_OWNERS:
+            self._candidates, self._owners = candidates, {}
+        owner = self._owners.get(key)
+        if owner is None:
+            owner = self._owners[key] = first_for(key, candidates)
+        return owner
 
     def terms(self, candidates: Sequence[Worker], now: float, demand: Demand) -> Mapping[Worker, Terms]:
         if not demand.key:

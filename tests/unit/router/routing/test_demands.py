@@ -102,6 +102,11 @@ def test_a_model_of_one_window_and_a_plain_policy_reads_nothing_of_the_request()
     assert resolution.demand(object(), None) is PLAIN
 
 
+def test_nothing_is_read_for_the_only_worker() -> None:
+    assert not routes(m={"policy": "prefix-affinity"}).resolve("m", workers(1)).needs_demand
+    assert routes(m={"policy": "prefix-affinity"}).resolve("m", workers(2)).needs_demand
+
+
 def test_a_long_request_goes_to_the_larger_of_two_windows() -> None:
     small, large = (ModelInfo(name="m", context_length=size) for size in (2000, 32_000))
     pool = pool_of(Clock(), found("small", small), found("large", large))
