@@ -15,7 +15,7 @@ from vllama_pool.config.startup_checks import needs_keys
 from vllama_pool.router.admission.cap import Cap
 from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.admission.output_cap import OutputCap
-from vllama_pool.router.routing.rights import NameList, NamesOf, Rights
+from vllama_pool.router.routing.rights import NamesOf, Rights, TableRights
 from vllama_pool.router.telemetry.usage import UsageByKey
 
 _NO_TEAM = Team()
@@ -65,7 +65,7 @@ class Keyring:
             **{("team", name): limit for name, team in teams.items() if (limit := _concurrency(team.limits))},
             **{("key", name): limit for name, key in keys.items() if (limit := _concurrency(key.limits))},
         }
-        rights, outputs = _RightsByModels(names_of), _OutputCaps()
+        rights, outputs = TableRights(table.entries, names_of), _OutputCaps()
         grants = {key.digest: Grant(key.name, usage=self._usage.of("", key.name)) for key in self._keys}
         for name, key in keys.items():
             team = teams.get(key.team or "", _NO_TEAM)
@@ -74,7 +74,7 @@ class Keyring:
             grants[bytes.fromhex(key.sha256)] = Grant(
                 name,
                 key.team or "",
-                rights=rights.of(key.models, team.models),
+                rights=rights.of_key(name),
                 caps=caps,
                 output=outputs.of(key.limits, team.limits),
                 usage=self._usage.of(key.team or "", name),
@@ -100,24 +100,6 @@ class Keyring:
             text = f"the API key '{name}'" if kind == "key" else f"the team '{name}'"
             cap = self._caps[holder] = Cap(text, self._clock)
         return cap
-
-
-class _RightsByModels:
-    """Keys with the same models share their rights, and what these remember."""
-
-    def __init__(self, names_of: NamesOf) -> None:
-        self._names_of = names_of
-        self._made: dict[tuple[tuple[str, ...], ...], Rights] = {}
-
-    def of(self, *lists: tuple[str, ...] | None) -> Rights | None:
-        """Return None for all models."""
-        limiting = tuple(each for each in lists if each is not None)
-        if not limiting:
-            return None
-        rights = self._made.get(limiting)
-        if rights is None:
-            rights = self._made[limiting] = Rights(map(NameList, limiting), self._names_of)
-        return rights
 
 
 class _OutputCaps:

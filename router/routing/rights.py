@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from vllama_pool.config.names import MAX_CACHED_LENGTH, lookup_key
 from vllama_pool.config.patterns import Pattern, is_pattern, spellings
+
+if TYPE_CHECKING:
+    from vllama_pool.config.routing.schema import RoutingFile
 
 REMEMBERED_NAMES = 256
 """Names, in the clients' spellings, of which each `Rights` remembers its answer."""
@@ -59,3 +63,26 @@ class NameList:
         if key in self._exact:
             return True
         return any(pattern.matches(text) for text in spellings(key) for pattern in self._patterns)
+
+
+class TableRights:
+    """The rights of the keys of a routing file. Those with the same models share what they remember."""
+
+    def __init__(self, file: RoutingFile, names_of: NamesOf) -> None:
+        """`names_of`: of the same file."""
+        self._keys = file.keys or {}
+        self._teams = file.teams or {}
+        self._names_of = names_of
+        self._made: dict[tuple[tuple[str, ...], ...], Rights] = {}
+
+    def of_key(self, name: str) -> Rights | None:
+        """Return None for all models, also for a key that the file does not have."""
+        key = self._keys.get(name)
+        team = self._teams.get(key.team) if key is not None and key.team is not None else None
+        limiting = tuple(each.models for each in (key, team) if each is not None and each.models is not None)
+        if not limiting:
+            return None
+        rights = self._made.get(limiting)
+        if rights is None:
+            rights = self._made[limiting] = Rights(map(NameList, limiting), self._names_of)
+        return rights

@@ -209,7 +209,7 @@ async def fleet(
             await announced[name].join()
         app = create_app(
             RouterSettings(registry=RegistrySettings(state_dir=state_dir), **settings),
-            table or RoutingTable(),
+            table or (None if "routing_file" in settings else RoutingTable()),
             log_stream=log,
         )
         url = await stack.enter_async_context(serving(app))
