@@ -167,6 +167,8 @@ class RouterSettings(_Settings):
     """Time to the answer of a worker that sends nothing before it is complete, as on /v1 without `stream`."""
     decisions: Annotated[int, Field(ge=0, le=1_000_000), Env("VLLAMA_DECISIONS")] = 2000
     """Latest requests per router process that `vllama explain` and `vllama check --against last` know; 0 for none."""
+    trace: Annotated[bool, Env("VLLAMA_TRACE")] = False
+    """Tell the route of each request in headers of its response, as `X-Vllama-Trace: 1` does for one."""
     max_choices: Annotated[int, Field(ge=1, le=1024), Env("VLLAMA_MAX_CHOICES")] = 16
     """Largest `n` of a request on /v1."""
 

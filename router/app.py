@@ -47,6 +47,7 @@ from vllama_pool.router.proxy.forward import Forwarder
 from vllama_pool.router.proxy.in_flight import Shared
 from vllama_pool.router.proxy.shadow import Shadows
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
+from vllama_pool.router.proxy.timeouts import Timeouts, TimeoutTable
 from vllama_pool.router.reload import Fleet, Prepare, Reloader, ReloadRequest
 from vllama_pool.router.routing.live import LiveRoutes
 from vllama_pool.router.routing.maintenance import Maintenance
@@ -130,7 +131,7 @@ def create_app(
         lambda table, before: ModelRoutes(table, collaborators.rng, virtual=virtual_models.live, previous=before),
     )
     sources = open_sources(settings, table.workers, pool, virtual_models, lambda: routes().shadowed(pool))
-    stalls = _stall_watch(settings)
+    stalls = StallWatch()
     request_log = RequestLog(collaborators.log_stream, debug=settings.log_level == "debug")
     instance = instance or RouterInstance()
     admission = Admission(settings.max_queue, instance.total)
@@ -219,6 +220,7 @@ def create_app(
         names=names,
         shadows=shadows,
         body_limit=settings.body_limit,
+        traces=settings.trace,
         anonymous=Grant(usage=metrics.usage.anonymous),
     )
     table_of_operations = operations(collaborators.clock, settings.stall_timeout, settings.max_choices)
@@ -273,13 +275,13 @@ def _find(decisions: Decisions, request_id: str, clock: Clock) -> FoundDecision:
     return find_decision(decisions, request_id, _clock_offset(clock))
 
 
-def _stall_watch(settings: RouterSettings) -> StallWatch:
-    limits = StallLimits(
+def _timeouts(settings: RouterSettings) -> TimeoutTable:
+    stalls = StallLimits(
         first_content=settings.first_token_timeout,
         mid_response=settings.stall_timeout,
         whole_answer=settings.answer_timeout,
     )
-    return StallWatch(limits)
+    return TimeoutTable(Timeouts(settings.connect_timeout, stalls))
 
 
 def _upstream(settings: RouterSettings, collaborators: Collaborators, pool: Pool, stalls: StallWatch) -> Upstream:
@@ -288,7 +290,7 @@ def _upstream(settings: RouterSettings, collaborators: Collaborators, pool: Pool
         pool=pool,
         stalls=stalls,
         clock=collaborators.clock,
-        connect_timeout=settings.connect_timeout,
+        timeouts=_timeouts(settings),
         client_stall=CLIENT_STALL,
     )
 

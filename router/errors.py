@@ -18,6 +18,7 @@ Exception
     ├── Faulty               any other 500: one retry elsewhere; counts against this one
     ├── ModelGone            404 for a model in the worker's record: one retry elsewhere
     └── Refused              any other 4xx: the request is at fault, never retried
+        └── ContextTooLong   400: the prompt exceeds the worker's context; a worker with a larger one may answer
 """
 
 from __future__ import annotations
@@ -135,3 +136,17 @@ class ModelGone(AttemptFailed):
 
 class Refused(AttemptFailed):
     pass
+
+
+class ContextTooLong(Refused):
+    tokens = 0
+    """Tokens of the prompt, or a lower bound; 0 if unknown."""
+    limit = 0
+    """The context in tokens; 0 if unknown."""
+    everywhere = False
+    """True for a limit of the routing file, which holds on all workers of the model."""
+
+    @property
+    def prompt_fits(self) -> bool:
+        """True if only the prompt and the longest answer together exceed the context."""
+        return 0 < self.tokens < self.limit

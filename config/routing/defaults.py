@@ -25,6 +25,8 @@ class Defaults:
     """Messages of /api/chat, put before the request's (R085)."""
     stream_interval: int = 1
     """Tokens per event of a streamed answer."""
+    stall: float | None = None
+    """Seconds of silence within an answer that count as a stall; None for the setting."""
     templates_completions: bool = False
     """/v1/completions puts prompts into the chat template."""
     output: int | None = None
@@ -41,6 +43,7 @@ class Defaults:
             entry.option_values(),
             entry.system or "",
             stream_interval=entry.stream_interval,
+            stall=entry.timeouts.stall if entry.timeouts else None,
             templates_completions=entry.completions == "templated",
             output=limits.output if limits else None,
             context=limits.context if limits else None,

@@ -26,14 +26,6 @@ NOT_YET = frozenset(
     {
         "teams.*.weight",
         "keys.*.weight",
-        *(
-            f"models.*.{key}"
-            for key in (
-                "fallback",
-                "timeouts",
-                "retries",
-            )
-        ),
     }
 )
 """Keys and values without an effect yet, `*` for a name or an index. They are refused."""

@@ -4,35 +4,43 @@ from __future__ import annotations
 
 
 class RetryBudget:
-    """A token bucket: each request adds 0.2 retries, up to 20 % of the requests in flight, but at least three.
+    """A token bucket: each request adds `share` retries, up to this share of the requests in flight or three.
 
-    If every attempt fails, workers see at most 1.2 attempts per request, plus three.
+    With a share of 0.2, workers see at most 1.2 attempts per request, plus three, if every attempt fails. A share of 0
+    allows no retry.
     """
 
     TOKENS_PER_REQUEST = 0.2
     MIN_CAPACITY = 3.0
 
-    __slots__ = ("available", "in_flight")
+    __slots__ = ("_least", "available", "in_flight", "share")
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = TOKENS_PER_REQUEST) -> None:
         self.in_flight = 0
         self.available = self.MIN_CAPACITY
         """Retries that may be spent; less than 1 means none."""
+        self.set_share(share)
 
     def __repr__(self) -> str:
         return f"<RetryBudget {self.available:.1f} available, {self.in_flight} in flight>"
 
+    def set_share(self, share: float) -> None:
+        """Change the share: what is available stays, up to the new capacity."""
+        self.share = share
+        self._least = self.MIN_CAPACITY if share else 0.0
+        self._cap()
+
     def begin_request(self) -> None:
         """Count a request in flight and add its share."""
         self.in_flight += 1
-        if self.available < self.MIN_CAPACITY or self.available < self.TOKENS_PER_REQUEST * self.in_flight:
-            self.available += self.TOKENS_PER_REQUEST
+        if self.available < self._least or self.available < self.share * self.in_flight:
+            self.available += self.share
             self._cap()
 
     def end_request(self) -> None:
         """Call once for each `begin_request`."""
         self.in_flight -= 1
-        if self.available > self.MIN_CAPACITY:
+        if self.available > self._least:
             self._cap()
 
     def try_spend(self) -> bool:
@@ -43,4 +51,4 @@ class RetryBudget:
         return True
 
     def _cap(self) -> None:
-        self.available = min(self.available, max(self.MIN_CAPACITY, self.TOKENS_PER_REQUEST * self.in_flight))
+        self.available = min(self.available, max(self._least, self.share * self.in_flight))

@@ -9,7 +9,8 @@ A failed attempt may be repeated on another worker until the first content event
     ModelGone    once elsewhere, budgeted
     Refused      never
 
-At most three attempts, on distinct workers. The first retry is immediate, the second has a jittered delay.
+At most three attempts on distinct workers, or as many as the model's entry says. The first retry is immediate, later
+ones have a jittered delay.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from vllama_pool.router.balance.select import Untried
 from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 
 MAX_ATTEMPTS = 3
+"""Of a model whose entry says nothing else."""
 MIN_DELAY, MAX_DELAY = 0.05, 0.5
-"""Seconds before the second retry."""
+"""Seconds before later retries."""
 
 _MOST_SPECIFIC_FIRST: tuple[type[AttemptFailed], ...] = (
     Refused,
@@ -45,6 +47,8 @@ class Attempts:
     untried: Untried
     budget: float
     """`RetryBudget.available`."""
+    limit: int = MAX_ATTEMPTS
+    """Attempts that the model may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def decide(attempts: Attempts, rng: random.Random) -> Retry | GiveUp:
 def is_final(attempts: Attempts) -> bool:
     """True if no further attempt is allowed."""
     failures, untried = attempts.failures, attempts.untried
-    if isinstance(failures[-1], Refused) or len(failures) >= MAX_ATTEMPTS:
+    if isinstance(failures[-1], Refused) or len(failures) >= attempts.limit:
         return True
     if any(isinstance(failure, Faulty | ModelGone) for failure in failures[:-1]):
         return True

@@ -13,6 +13,7 @@ from typing import Any
 from vllama_pool.router.admission.grant import GRANT, Grant
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ClientError, NoWorker
+from vllama_pool.router.handlers.trace import TRACE, Trace, TracedWriter, begin_trace
 from vllama_pool.router.offload import INLINE_BYTES
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, RunningUse
 from vllama_pool.router.protocol.ollama.not_found import unknown_model
@@ -20,6 +21,7 @@ from vllama_pool.router.protocol.openai.audio.form import is_form
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operation
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
+from vllama_pool.router.proxy.fallback import first_able
 from vllama_pool.router.proxy.in_flight import ClientGone, InFlight
 from vllama_pool.router.proxy.shadow import ShadowCopy, Shadows
 from vllama_pool.router.routing.asker import Asker
@@ -41,12 +43,13 @@ from vllama_pool.router.server.asgi import (
 from vllama_pool.router.server.connection_lifetime import end_at_half_close
 from vllama_pool.router.server.disconnect import on_disconnect
 from vllama_pool.router.server.writer import response_writer
-from vllama_pool.router.telemetry.decisions import Decision, Decisions, Fallback
+from vllama_pool.router.telemetry.decisions import Decision, Decisions
 from vllama_pool.router.telemetry.recent_names import RecentNames
 from vllama_pool.router.telemetry.request_record import (
     CLIENT_CLOSED_REQUEST,
     LOGGED_TEXT_LENGTH,
     RECORD,
+    Fallback,
     RequestRecord,
 )
 
@@ -71,12 +74,17 @@ class InferenceHandler:
     """Bytes."""
     anonymous: Grant = field(default_factory=Grant)
     """Of requests without an API key."""
+    traces: bool = False
+    """Add the headers of a trace to all responses."""
 
     async def handle(self, operation: Operation[Any], scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and fill in its record."""
         record: RequestRecord = scope[RECORD]
         record.operation = operation.name
         grant: Grant = scope.get(GRANT, self.anonymous)
+        trace = None
+        if self.traces or TRACE in request_headers(scope):
+            trace = begin_trace(scope, record, always=self.traces)
         try:
             body = await read_body(receive, self.body_limit)
             arrived = self.clock.monotonic_ns()
@@ -85,13 +93,19 @@ class InferenceHandler:
             record.requested, record.stream = request.model[:LOGGED_TEXT_LENGTH], request.stream
             decision = self.decisions.begin(record, arrived, len(body))
             resolution = self._resolve(operation, request.model, grant.rights, decision)
+            if trace is not None:
+                trace.rule = resolution.rule if resolution.asked is None else resolution.asked.resolution.rule
             asker: Asker | None = None
             if resolution.needs_asker:
                 asker = Asker(request, request_headers(scope), key=record.client, client=record.address)
                 resolution = _draw(resolution, asker, decision)
             if request.streams_answer:
                 end_at_half_close(scope)
-            direct = operation.check(request, resolution.info, resolution.defaults)
+            if resolution.asked is None:
+                direct = operation.check(request, resolution.info, resolution.defaults)
+            else:
+                resolution, direct = first_able(operation, request, resolution, asker)
+                _note_fallback(resolution, record)
             use = self.expiry.begin(resolution.listed, request.keep_alive, arrived, self.clock.time_ns())
             self.names.begin(record.requested)
             try:
@@ -102,7 +116,7 @@ class InferenceHandler:
                     del request, body, asker  # the prompt, which `call` forgets when the response begins
                     grant.begin()
                     try:
-                        direct = await self._forward(call, use, scope, receive, send, record)
+                        direct = await self._forward(call, use, scope, receive, send, record, trace)
                     finally:
                         grant.end()
             finally:
@@ -110,9 +124,13 @@ class InferenceHandler:
                 self._end(use)  # before the client has a direct response, and may ask for /api/ps
             if direct is not None:
                 record.status, record.outcome = direct.status, "complete"
+                if trace is not None:
+                    trace.add_headers()
                 await send_response(send, direct.status, direct.body, content_type=direct.content_type)
         except ClientError as error:
             record.status, record.outcome = error.status, "refused"
+            if trace is not None:
+                trace.add_headers()
             await send_error(send, error, operation.path, record.id)
         except (ClientDisconnected, ClientGone):
             record.status, record.outcome = CLIENT_CLOSED_REQUEST, "client gone"
@@ -121,10 +139,20 @@ class InferenceHandler:
         use.end(self.clock.monotonic_ns(), self.clock.time_ns())
 
     async def _forward(
-        self, call: ForwardRequest, use: RunningUse, scope: Scope, receive: Receive, send: Send, record: RequestRecord
+        self,
+        call: ForwardRequest,
+        use: RunningUse,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        record: RequestRecord,
+        trace: Trace | None,
     ) -> DirectResponse | None:
         """Return a response that needed no generation, unsent."""
-        in_flight = self.begin(call, record, response_writer(scope, send), partial(self._end, use))
+        writer: ClientWriter = response_writer(scope, send)
+        if trace is not None:
+            writer = TracedWriter(writer, trace)
+        in_flight = self.begin(call, record, writer, partial(self._end, use))
         client_gone, rule = in_flight.client_gone, call.resolution.rule
         if rule is not None and rule.shadow is not None:
             shadow = self.shadows.begin(call, record.id)
@@ -147,17 +175,20 @@ class InferenceHandler:
         except NoWorker as error:
             decision.record.model = error.model
             raise
-        decision.resolution = resolution
-        if resolution.asked is not None:
-            decision.resolution = resolution.asked.resolution
-            decision.fallbacks = (Fallback(resolution.asked.reason, resolution.model),)
-        decision.record.model = resolution.model
+        asked = resolution if resolution.asked is None else resolution.asked.resolution
+        decision.resolution = asked
+        decision.record.model = asked.model
         return resolution
 
 
 def _end_both(in_flight: InFlight, shadow: ShadowCopy) -> None:
     in_flight.client_gone()
     shadow.stop()
+
+
+def _note_fallback(resolution: Resolution, record: RequestRecord) -> None:
+    if resolution.asked is not None:
+        record.fallbacks = (Fallback(resolution.asked.reason, resolution.model),)
 
 
 def _draw(resolution: Resolution, asker: Asker, decision: Decision) -> Resolution:

@@ -155,5 +155,7 @@ class Operation(Generic[RequestT]):
 
     Raises Refused.
     """
+    untruncated: Callable[[RequestT], RequestT] | None = None
+    """Returns the request without a truncation by the worker, which a larger context makes needless."""
     decode_form: Callable[[str, bytes], RequestT] | None = None
     """Decodes a body in multipart/form-data, given its Content-Type. Raises ClientError."""

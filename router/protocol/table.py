@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
+from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.protocol import json_lines
 from vllama_pool.router.protocol.anthropic import prompt as anthropic
 from vllama_pool.router.protocol.clock import TimestampFormatter
@@ -219,8 +220,12 @@ def _event_stream_or_json(request: HasModel) -> str:
 
 def _ollama(clock: Clock, stall_timeout: float) -> tuple[Operation[Any], ...]:
     timestamps = TimestampFormatter()
-    interval = stream_interval.of_whole_answers(stall_timeout)
-    plans = PlanCache(lambda info, defaults: OllamaPlan(info, defaults, interval))
+
+    def plan(info: ModelInfo, defaults: Defaults) -> OllamaPlan:
+        stall = stall_timeout if defaults.stall is None else defaults.stall
+        return OllamaPlan(info, defaults, stream_interval.of_whole_answers(stall))
+
+    plans = PlanCache(plan)
     return (
         Operation(
             name="chat",
@@ -250,6 +255,7 @@ def _ollama(clock: Clock, stall_timeout: float) -> tuple[Operation[Any], ...]:
                 check=_by_model(embed.check),
                 prepare=embed.prepare,
                 adapt=embed.adapt,
+                untruncated=embed.untruncated,
                 translator=EmbedTranslator,
                 not_found=embedding_text,
                 content_type=lambda request: json_lines.JSON,

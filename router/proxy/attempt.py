@@ -15,7 +15,7 @@ from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Outcome
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.worker import Replica
-from vllama_pool.router.errors import AttemptFailed, Faulty, Lost, Refused
+from vllama_pool.router.errors import AttemptFailed, ContextTooLong, Faulty, Lost, Refused
 from vllama_pool.router.offload import INLINE_BYTES, offload
 from vllama_pool.router.protocol.json_lines import EVENTS
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Operation, Timing, UpstreamRequest
@@ -23,7 +23,8 @@ from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.preflight import Answer, Collector, run_preflight
 from vllama_pool.router.proxy.relay import Ending, Headers, Relay, incomplete
-from vllama_pool.router.proxy.stalls import StallWatch
+from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
+from vllama_pool.router.proxy.timeouts import TimeoutTable
 from vllama_pool.router.routing.asker import Asker
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.decisions import Decision
@@ -50,8 +51,7 @@ class Upstream:
     pool: Pool
     stalls: StallWatch
     clock: Clock
-    connect_timeout: float
-    """Seconds."""
+    timeouts: TimeoutTable
     client_stall: float
     """Seconds until a client that reads nothing is dropped."""
 
@@ -104,16 +104,34 @@ class Requester(Protocol):
     def begin_response(self) -> None:
         """The present attempt's answer is the client's response. Idempotent."""
 
+    def has_larger(self, replica: Replica) -> bool:
+        """True if a larger context than the replica's may answer."""
+
+    def moves_for(self, refusal: ContextTooLong, replica: Replica) -> bool:
+        """True if the request goes to a larger context after this refusal: the attempt then fails with it."""
+
 
 class Attempt:
     """Owns the lease and the exchange. `close` releases each once."""
 
-    __slots__ = ("_exchange", "_outcome", "_relay", "_replica", "_request", "_upstream", "answers_whole", "lease")
+    __slots__ = (
+        "_exchange",
+        "_outcome",
+        "_relay",
+        "_replica",
+        "_request",
+        "_timeouts",
+        "_upstream",
+        "answers_whole",
+        "lease",
+    )
 
     def __init__(self, request: Requester, replica: Replica, upstream: Upstream) -> None:
         self._request = request
         self._replica = replica
         self._upstream = upstream
+        rule = request.call.resolution.rule
+        self._timeouts = upstream.timeouts.of(rule.entry.timeouts if rule is not None else None)
         self._relay: Relay | None = None
         self._exchange: Exchange | None = None
         self._outcome: Outcome = ABANDONED
@@ -131,11 +149,14 @@ class Attempt:
         Returns a response that the preflight sufficed for, unsent. Raises AttemptFailed and TransportError.
         """
         call, model = self._request.call, self._replica.model
-        prepare, defaults = call.operation.prepare, call.defaults
+        prepare, defaults, request = call.operation.prepare, call.defaults, call.request
+        if call.operation.untruncated is not None and self._request.has_larger(self._replica):
+            request = call.operation.untruncated(request)
         if call.size <= INLINE_BYTES:
-            step = prepare(call.request, model, defaults)
+            step = prepare(request, model, defaults)
         else:
-            step = await offload(call.size, prepare, call.request, model, defaults)
+            step = await offload(call.size, prepare, request, model, defaults)
+        del request
         refusals: list[Refused | Faulty] = []
         while True:
             try:
@@ -182,6 +203,10 @@ class Attempt:
         return self._relay is not None and self._relay.translator.begun
 
     @property
+    def limits(self) -> StallLimits:
+        return self._timeouts.stalls
+
+    @property
     def worker_unresponsive(self) -> bool:
         return self._replica.worker.unresponsive
 
@@ -192,10 +217,14 @@ class Attempt:
     # internal
 
     async def _adapt(self, refusals: list[Refused | Faulty]) -> NextStep:
-        """Return a request that the worker may accept. Raises the first refusal if there is none."""
+        """Return a request that the worker may accept. Raises the first refusal if there is none, and the latest one if
+        the request goes to a larger context instead."""
         call = self._request.call
         adapt = call.operation.adapt
-        repeated = any(refusals[-1].text == earlier.text for earlier in refusals[:-1])
+        latest = refusals[-1]
+        if isinstance(latest, ContextTooLong) and self._request.moves_for(latest, self._replica):
+            raise latest
+        repeated = any(latest.text == earlier.text for earlier in refusals[:-1])
         adapted = None
         if adapt is not None and not repeated and len(refusals) <= MAX_ADAPTATIONS:
             model, defaults = self._replica.model, call.defaults
@@ -222,7 +251,7 @@ class Attempt:
             request_id=self._request.record.id,
             body=body,
             sink=sink,
-            connect_timeout=upstream.connect_timeout,
+            connect_timeout=self._timeouts.connect,
         )
         return exchange
 

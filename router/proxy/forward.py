@@ -1,4 +1,4 @@
-"""Admits requests, and begins those that a worker answers."""
+"""Begins the requests that a worker answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
-from vllama_pool.router.proxy.in_flight import InFlight, Shared
+from vllama_pool.router.proxy.in_flight import InFlight, Shared, retries_of
+from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 
@@ -25,18 +26,19 @@ class Forwarder:
     def begin(
         self, call: ForwardRequest, record: RequestRecord, client: ClientWriter, on_answer: Callable[[], None]
     ) -> InFlight:
-        """Admit a request, which its owner must close. Raises ServerBusy, as may `InFlight.run`.
+        """Return a request to `run`, which its owner must close.
 
         `on_answer` is called before a response that is not streamed is written.
         """
-        admission, model = self._shared.admission, call.resolution.model
-        queue, bound = admission.queue(model), None
-        if queue is None:
-            bound = admission.bound(model)
-            bound.acquire(call.resolution)
-        budget = self._budgets.get(model)
+        return InFlight(self._shared, call, record, client, self._budget_of, on_answer)
+
+    def _budget_of(self, resolution: Resolution) -> RetryBudget:
+        """Return the model's budget, which a change of the routing file keeps."""
+        retries = retries_of(resolution)
+        share = RetryBudget.TOKENS_PER_REQUEST if retries is None else retries.budget
+        budget = self._budgets.get(resolution.model)
         if budget is None:
-            budget = self._budgets[model] = RetryBudget()
-        budget.begin_request()
-        queues = (*call.caps, queue) if queue is not None else call.caps
-        return InFlight(self._shared, call, record, client, budget, on_answer, bound, queues)
+            budget = self._budgets[resolution.model] = RetryBudget(share)
+        elif budget.share != share:
+            budget.set_share(share)
+        return budget

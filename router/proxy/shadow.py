@@ -221,6 +221,9 @@ class ShadowCopy:
 
     # the requester
 
+    def has_larger(self, replica: Replica) -> bool:
+        return False
+
     def moves_for(self, refusal: Refused, replica: Replica) -> bool:
         """A copy is tried once."""
         return False

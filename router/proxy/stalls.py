@@ -31,6 +31,9 @@ class Watched(Protocol):
     def worker_unresponsive(self) -> bool:
         """True if the worker is down or sleeps: its silence is not a long prefill."""
 
+    @property
+    def limits(self) -> StallLimits: ...
+
     def abort(self, text: str) -> None:
         """End the present exchange as timed out. `text` is the client's error."""
 
@@ -52,8 +55,7 @@ class StallLimits:
 class StallWatch:
     """Checks all requests in progress every `interval` seconds."""
 
-    def __init__(self, limits: StallLimits, *, interval: float = 0.5) -> None:
-        self._limits = limits
+    def __init__(self, *, interval: float = 0.5) -> None:
         self._interval = interval
         self._watched: set[Watched] = set()
 
@@ -75,18 +77,19 @@ class StallWatch:
     def check(self, now: float) -> None:
         for watched in tuple(self._watched):
             heard = watched.last_heard
-            if heard is not None and (reason := self._stall_reason(watched, now - heard)):
+            if heard is not None and (reason := _stall_reason(watched, now - heard)):
                 watched.abort(reason)
 
-    def _stall_reason(self, watched: Watched, silence: float) -> str:
-        limits = self._limits
-        if watched.answers_whole:
-            if silence > limits.whole_answer:
-                return f"the worker did not complete its answer within {limits.whole_answer:g} s"
-        elif not watched.begun and silence > limits.first_content:
-            return f"the worker did not begin to answer within {limits.first_content:g} s"
-        elif watched.begun and silence > limits.mid_response:
-            return f"the worker fell silent for {limits.mid_response:g} s in the middle of its answer"
-        if silence > limits.unresponsive_worker and watched.worker_unresponsive:
-            return "the worker stopped responding"
-        return ""
+
+def _stall_reason(watched: Watched, silence: float) -> str:
+    limits = watched.limits
+    if watched.answers_whole:
+        if silence > limits.whole_answer:
+            return f"the worker did not complete its answer within {limits.whole_answer:g} s"
+    elif not watched.begun and silence > limits.first_content:
+        return f"the worker did not begin to answer within {limits.first_content:g} s"
+    elif watched.begun and silence > limits.mid_response:
+        return f"the worker fell silent for {limits.mid_response:g} s in the middle of its answer"
+    if silence > limits.unresponsive_worker and watched.worker_unresponsive:
+        return "the worker stopped responding"
+    return ""

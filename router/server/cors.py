@@ -16,9 +16,9 @@ _REQUEST_HEADERS = (
     b"X-Stainless-Lang,X-Stainless-Os,X-Stainless-Package-Version,X-Stainless-Poll-Helper,"
     b"X-Stainless-Retry-Count,X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout,"
     b"X-Stainless-Custom-Event-Handler,X-Stainless-Helper,X-Stainless-Raw-Response,X-Stainless-Read-Timeout,"
-    b"X-Stainless-Stream-Helper"
+    b"X-Stainless-Stream-Helper,X-Vllama-Trace"
 )
-"""Ollama's, and in the last two lines the others of the SDKs of OpenAI and Anthropic."""
+"""Ollama's, in the last two lines the others of the SDKs of OpenAI and Anthropic, and our own."""
 _MAX_AGE = b"43200"
 
 

@@ -133,7 +133,7 @@ def view_decision(decision: Decision, offset: int) -> DecisionView:
         status=record.status,
         outcome=record.outcome,
         attempts=tuple(attempts),
-        fallbacks=tuple(FallbackView(move.reason, move.target, move.attempts) for move in decision.fallbacks),
+        fallbacks=tuple(FallbackView(move.reason, move.target, move.attempts) for move in decision.record.fallbacks),
     )
 
 
@@ -173,7 +173,7 @@ def _view_attempt(choice: Choice, failure: str) -> AttemptView:
 
 
 def _route(decision: Decision) -> dict[str, Any]:
-    resolution, moves = decision.resolution, decision.fallbacks
+    resolution, moves = decision.resolution, decision.record.fallbacks
     if resolution is None:
         return {}
     shares = dict(resolution.shares)

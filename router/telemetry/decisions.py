@@ -49,17 +49,6 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     """Their `Worker.rank` at that time, in the same order."""
 
 
-class Fallback(msgspec.Struct, frozen=True, gc=False):
-    """A move to another target."""
-
-    reason: str
-    """The key in the routing file: no_worker, overloaded, context or error."""
-    target: str
-    """The canonical name."""
-    attempts: int = 0
-    """Attempts before the move."""
-
-
 class Decision(msgspec.Struct, gc=False):
     """One request's, filled in while it is served."""
 
@@ -74,7 +63,6 @@ class Decision(msgspec.Struct, gc=False):
     """Hash of the text that decides the request's side of a split; 0 without one."""
     choices: tuple[Choice, ...] = ()
     """One per attempt."""
-    fallbacks: tuple[Fallback, ...] = ()
     queued_ms: float = 0.0
     """Time spent in the router's own queue."""
 

@@ -18,6 +18,17 @@ READ_PATHS = frozenset({"/api/show"})
 """Read by POST."""
 
 
+class Fallback(msgspec.Struct, frozen=True, gc=False):
+    """A move of a request to another model."""
+
+    reason: str
+    """The key in the routing file: no_worker, overloaded, context or error."""
+    target: str
+    """The canonical name."""
+    attempts: int = 0
+    """Attempts before the move."""
+
+
 class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """Filled in while the request is served."""
 
@@ -39,6 +50,8 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     attempts: int = 0
     failures: list[str] = []
     """Error class of each failed attempt."""
+    fallbacks: tuple[Fallback, ...] = ()
+    """Moves to other models before the response began."""
     status: int = 0
     """HTTP status; 499 if the client disconnected before the response."""
     reason: str = ""

@@ -24,7 +24,8 @@ from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.proxy.attempt import ForwardRequest, Upstream
 from vllama_pool.router.proxy.forward import Forwarder
 from vllama_pool.router.proxy.in_flight import InFlight, Shared
-from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
+from vllama_pool.router.proxy.stalls import StallWatch
+from vllama_pool.router.proxy.timeouts import Timeouts, TimeoutTable
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.decisions import Decision
 from vllama_pool.router.telemetry.request_record import RequestRecord
@@ -94,7 +95,12 @@ def shared_by_requests(
     refresh: Callable[[], None] = lambda: None,
 ) -> Shared:
     upstream = Upstream(
-        client=client, pool=pool, stalls=stalls, clock=clock, connect_timeout=0.7, client_stall=client_stall
+        client=client,
+        pool=pool,
+        stalls=stalls,
+        clock=clock,
+        timeouts=TimeoutTable(Timeouts(connect=0.7)),
+        client_stall=client_stall,
     )
     return Shared(upstream, FixedDelay(delay), Admission(max_waiting), refresh, debug=True)
 
@@ -118,7 +124,7 @@ class Fleet:
         clock = self.clock = Clock()
         self.pool = pool_of(clock, *(found(worker, SERVED) for worker in scripts))
         self.upstream = upstream or FakeClient(scripts)
-        self.stalls = StallWatch(StallLimits())
+        self.stalls = StallWatch()
         self.refreshes: list[None] = []
         self.records: list[RequestRecord] = []
         self.writers: list[RecordingWriter] = []

@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config/routing", "router/errors.py", "router/protocol", "router/protocol/vllm", "workers/registry"),
     },
     "router/protocol/table.py": {
-        "workers/registry",
+        *("config/routing", "workers/registry"),
         *("router/protocol", "router/protocol/vllm", "router/protocol/ollama", "router/protocol/openai"),
         *("router/protocol/openai/responses", "router/protocol/openai/pooling", "router/protocol/openai/audio"),
         "router/protocol/anthropic",

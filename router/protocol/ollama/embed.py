@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from vllama_pool.config.routing.defaults import Defaults
-from vllama_pool.router.errors import AttemptFailed, BadRequest, Faulty, ModelNotFound, Refused
+from vllama_pool.router.errors import AttemptFailed, BadRequest, ContextTooLong, Faulty, ModelNotFound, Refused
 from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.ollama import options
 from vllama_pool.router.protocol.ollama.gojson import BodyDecoder
@@ -68,6 +68,8 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Components per vector; 0 or less for all."""
     plain: bool = False
     """True for /api/embeddings: vectors are not normalised."""
+    whole: bool = False
+    """The worker must not truncate to its own context, although `truncate` allows it."""
 
     stream: ClassVar = False
     """R043."""
@@ -134,7 +136,7 @@ def prepare(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> NextS
     limit = options.int_option(defaults.options.get("num_ctx") if wanted is None else wanted)
     limit = lower(limit, defaults.context)
     if limit is None or not info.context_length or limit >= info.context_length:
-        return _upstream_request(request, info, -1 if request.truncate else None)
+        return _upstream_request(request, info, -1 if request.truncate and not request.whole else None)
     if request.truncate:
         upstream = _upstream_request(request, info, limit)
         return _require_room(info, limit, upstream) if limit <= MAX_SPECIAL_TOKENS else upstream
@@ -143,10 +145,19 @@ def prepare(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> NextS
     return _require_short(candidates[:MAX_COUNTED], info, limit, _upstream_request(request, info, None))
 
 
+def untruncated(request: EmbedRequest) -> EmbedRequest:
+    return msgspec.structs.replace(request, whole=True) if request.truncate else request
+
+
 def adapt(request: EmbedRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> NextStep | None:
-    """Raises Refused with Ollama's text; for /api/embeddings always as a 500 (R101)."""
+    """Truncate a request that was sent `untruncated`.
+
+    Raises Refused with Ollama's text; for /api/embeddings always as a 500 (R101).
+    """
     if isinstance(refusals[-1], Faulty):
         return None
+    if isinstance(refusals[-1], ContextTooLong) and request.truncate and len(refusals) == 1:
+        return _upstream_request(request, info, -1)
     text, status = refusals[-1].text, refusals[-1].status
     if text == errors.CONTEXT_EXCEEDED:
         text = TOO_LONG

@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from vllama_pool.router.errors import AttemptFailed, Busy, ContextTooLong, Faulty, Lost, ModelGone, Refused, Unavailable
 from vllama_pool.router.protocol.operation import StreamFailure
 from vllama_pool.router.protocol.vllm.api import VllmErrorBody
 
@@ -24,6 +24,10 @@ _CONTEXT = re.compile(
     r"maximum context length (?:is|\()|model's context length is only|which is the upper bound"
     r"|longer than the maximum model length"
 )
+_TOKENS = re.compile(
+    r"(?:contains|at least|passed) (\d+) input tokens|Input length \((\d+)\)|\((\d+) in the (?:messages|prompt)"
+)
+_LIMIT = re.compile(r"context length (?:is (?:only )?|\()(\d+)|maximum model length of (\d+)")
 _DEAD_ENGINE = ("cannot schedule new futures", "EngineCore encountered an issue", "EngineDeadError")
 _ADMISSION = "The engine is currently busy"
 _MAX_SHOWN = 2000
@@ -81,7 +85,15 @@ def classify(status: int, body: bytes) -> AttemptFailed:
     if isinstance(failure, Refused) and error is not None:
         failure.param = error.param
         failure.original = (error.message or "") if text == CONTEXT_EXCEEDED else ""
+    if isinstance(failure, ContextTooLong):
+        failure.tokens, failure.limit = _number(_TOKENS, failure.original), _number(_LIMIT, failure.original)
     return failure
+
+
+def _number(pattern: re.Pattern[str], text: str) -> int:
+    """Return the first group that matched; 0 without."""
+    found = pattern.search(text)
+    return int(next(filter(None, found.groups()))) if found else 0
 
 
 def classify_text(status: int, text: str) -> AttemptFailed:
@@ -97,7 +109,8 @@ def classify_text(status: int, text: str) -> AttemptFailed:
     if status == 404:
         return ModelGone(text, status=status)
     if 400 <= status < 500:
-        return Refused(text, status=status)
+        kind = ContextTooLong if status == 400 and text == CONTEXT_EXCEEDED else Refused
+        return kind(text, status=status)
     return Faulty(text, status=status)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from vllama_pool.config.routing.defaults import Defaults
-from vllama_pool.router.errors import Refused
+from vllama_pool.router.errors import ContextTooLong
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -37,9 +37,10 @@ def surely_fits(body: bytes, max_tokens: int | None, window: int) -> bool:
     return not any(mark in body for mark in _MEDIA)
 
 
-def too_long(tokens: int, window: int) -> Refused:
+def too_long(tokens: int, window: int) -> ContextTooLong:
     """Return the refusal of a prompt, as vLLM words it."""
-    failure = Refused(CONTEXT_EXCEEDED, status=400)
+    failure = ContextTooLong(CONTEXT_EXCEEDED, status=400)
+    failure.tokens, failure.limit, failure.everywhere = tokens, window, True
     failure.original = (
         f"This model's maximum context length is {window} tokens. However, your request has {tokens} input tokens. "
         "Please reduce the length of the input messages."
@@ -55,7 +56,7 @@ def lower(first: int | None, second: int | None) -> int | None:
 
 
 def room_after(tokens: int, window: int) -> int:
-    """Return what a prompt of so many tokens leaves for the answer. Raises Refused if this is nothing."""
+    """Return what a prompt of so many tokens leaves for the answer. Raises ContextTooLong if this is nothing."""
     if tokens >= window:
         raise too_long(tokens, window)
     return window - tokens

@@ -42,3 +42,30 @@ def test_the_repr_shows_retries_and_requests_in_flight() -> None:
     budget.begin_request()
     budget.try_spend()
     assert repr(budget) == "<RetryBudget 2.0 available, 1 in flight>"
+
+
+def test_a_models_own_share_is_its_retries_per_request() -> None:
+    budget = RetryBudget(0.5)
+    for _ in range(100):
+        budget.begin_request()
+    assert budget.available == 50
+
+
+def test_a_share_of_zero_allows_no_retry() -> None:
+    budget = RetryBudget(0)
+    for _ in range(10):
+        budget.begin_request()
+    assert not budget.try_spend()
+    for _ in range(10):
+        budget.end_request()
+    assert (budget.available, budget.in_flight) == (0, 0)
+
+
+def test_a_changed_share_keeps_what_is_in_flight_and_caps_what_is_available() -> None:
+    budget = RetryBudget(1)
+    for _ in range(20):
+        budget.begin_request()
+    budget.set_share(0.2)
+    assert (budget.in_flight, budget.available) == (20, 4)
+    budget.set_share(0)
+    assert budget.available == 0

@@ -137,3 +137,13 @@ def test_if_every_attempt_fails_workers_see_at_most_a_fifth_more_plus_three() ->
         for _ in range(10):
             budget.end_request()
     assert attempts <= 1.2 * requests + 3
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 10])
+def test_a_model_may_have_more_or_fewer_attempts(limit: int) -> None:
+    def decided(failed: int) -> Retry | GiveUp:
+        failures = tuple(Busy("busy") for _ in range(failed))
+        return decide(Attempts(failures, Untried(healthy=20, last_resort=0), 20, limit), random.Random(1))
+
+    assert isinstance(decided(limit), GiveUp)
+    assert limit == 1 or isinstance(decided(limit - 1), Retry)

@@ -38,7 +38,7 @@ from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.forward import Forwarder
 from vllama_pool.router.proxy.in_flight import InFlight
 from vllama_pool.router.proxy.shadow import Shadows
-from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
+from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.disconnect import DISCONNECT as SIGNAL
 from vllama_pool.router.server.disconnect import DisconnectSignal
@@ -134,7 +134,7 @@ class Router:
         self.calls: list[ForwardRequest] = []
         self.expiry = ExpiryTracker(300)
         self.decisions = Decisions(10)
-        self.stalls = StallWatch(StallLimits())
+        self.stalls = StallWatch()
         self.upstream = Upstream({"a": [FakeResponse(steps)]})
         shared = shared_by_requests(self.upstream, self.pool, self.stalls, StepClock())
         self.forwarder = Forwarder(shared)

@@ -17,7 +17,7 @@ from tests.support.until import auntil
 from tests.support.upstream import FakeClient, FakeResponse, Hang, Script
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.shadow import ShadowCopy, Shadows
-from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
+from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.routing.asker import Asker
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.telemetry.decisions import Decision
@@ -46,7 +46,7 @@ class Scene:
         self.pool = pool_of(clock, found("a", SERVED), found("b", SHADE, slots=slots, load=load))
         scripts: dict[str, Script] = {"a": [], "b": script}
         self.client = FakeClient(scripts)
-        self.stalls = StallWatch(StallLimits())
+        self.stalls = StallWatch()
         upstream = shared_by_requests(self.client, self.pool, self.stalls, StepClock(clock)).upstream
         entry = {"shadow": {"model": "shade", "share": 1.0, **shadow}}
         self.routes = ModelRoutes(routing_table(models={"m": entry, **(models or {})}), random.Random(1))

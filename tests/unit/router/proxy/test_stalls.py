@@ -18,6 +18,7 @@ class Wait:
     last_heard: float | None = 1000.0
     answers_whole: bool = False
     errors: list[str] = field(default_factory=list)
+    limits: StallLimits = LIMITS
 
     def abort(self, text: str) -> None:
         self.errors.append(text)
@@ -25,7 +26,7 @@ class Wait:
 
 def errors(wait: Wait, *, after: float) -> list[str]:
     """Return the errors of a check at 1000 + `after` seconds."""
-    watch = StallWatch(LIMITS)
+    watch = StallWatch()
     watch.watch(wait)
     watch.check(1000.0 + after)
     return wait.errors
@@ -60,7 +61,7 @@ def test_a_request_that_expects_nothing_of_a_worker_is_not_aborted() -> None:
 
 
 def test_a_request_is_not_checked_after_watching_ends() -> None:
-    watch, wait = StallWatch(LIMITS), Wait()
+    watch, wait = StallWatch(), Wait()
     watch.watch(wait)
     watch.unwatch(wait)
     watch.unwatch(wait)
@@ -69,7 +70,7 @@ def test_a_request_is_not_checked_after_watching_ends() -> None:
 
 
 def test_a_check_covers_the_requests_that_an_abort_ends() -> None:
-    watch = StallWatch(LIMITS)
+    watch = StallWatch()
 
     class Ending(Wait):
         def abort(self, text: str) -> None:

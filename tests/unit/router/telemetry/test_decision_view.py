@@ -15,8 +15,8 @@ from vllama_pool.router.telemetry.decision_view import (
     view_decision,
     view_decisions,
 )
-from vllama_pool.router.telemetry.decisions import Choice, Decisions, Fallback
-from vllama_pool.router.telemetry.request_record import RequestRecord
+from vllama_pool.router.telemetry.decisions import Choice, Decisions
+from vllama_pool.router.telemetry.request_record import Fallback, RequestRecord
 
 OFFSET = 1_700_000_000 * 10**9
 
@@ -29,7 +29,7 @@ def test_a_view_has_the_attempts_with_their_failures_and_the_scores_of_the_choic
     workers = tuple(pool_of(Clock(), found("a"), found("b")))
     decision = Decisions(5).begin(RequestRecord(id="x", operation="chat", failures=["Lost"]), 2 * 10**9, 10)
     decision.choices = (Choice("a", workers, (-0.5, 3.0)), Choice("b"))
-    decision.fallbacks = (Fallback("overloaded", "other", 1),)
+    decision.record.fallbacks = (Fallback("overloaded", "other", 1),)
     seen = view_decision(decision, OFFSET)
     assert seen.time == 1_700_000_002
     assert [(attempt.worker, attempt.failure) for attempt in seen.attempts] == [("a", "Lost"), ("b", "")]

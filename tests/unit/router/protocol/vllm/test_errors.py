@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from vllama_pool.router.errors import AttemptFailed, Busy, ContextTooLong, Faulty, Lost, ModelGone, Refused, Unavailable
 from vllama_pool.router.protocol.operation import StreamFailure
 from vllama_pool.router.protocol.vllm.errors import (
     CONTEXT_EXCEEDED,
@@ -83,7 +83,7 @@ def test_error_texts_omit_served_names() -> None:
         (404, b'{"detail":"Not Found"}', Refused),
         (404, b"", Refused),
         (405, b'{"detail":"Method Not Allowed"}', Refused),
-        (400, TOO_LONG, Refused),
+        (400, TOO_LONG, ContextTooLong),
         (429, body("slow down", "x", 429), Busy),
         (503, BUSY, Busy),
         (503, body("no healthy upstream", "x", 503), Unavailable),
@@ -164,3 +164,47 @@ def test_a_prompt_that_is_too_long_keeps_vllms_own_text() -> None:
     text = "This model's maximum context length is 8 tokens."
     failure = classify(400, b'{"error":{"message":"%b","param":"input_tokens"}}' % text.encode())
     assert (failure.text, failure.original) == (CONTEXT_EXCEEDED, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "limit", "prompt_fits"),
+    [
+        (
+            "This model's maximum context length is 1024 tokens. However, your prompt contains at least 1025 input "
+            "tokens, which exceeds this limit even without any output tokens.",
+            1025,
+            1024,
+            False,
+        ),
+        (
+            "This model's maximum context length is 8 tokens. However, your prompt contains 90 characters (more than "
+            "80 characters, which is the upper bound for 8 input tokens).",
+            0,
+            8,
+            False,
+        ),
+        ("Input length (2049) exceeds model's maximum context length (2048).", 2049, 2048, False),
+        (
+            "This model's maximum context length is 100 tokens. However, you requested 120 tokens (20 in the messages, "
+            "100 in the completion).",
+            20,
+            100,
+            True,
+        ),
+        (
+            "You passed 12 input tokens and requested 2048 output tokens. However, the model's context length is only "
+            "2048 tokens, resulting in a maximum input length of 0 tokens.",
+            12,
+            2048,
+            True,
+        ),
+        ("The decoder prompt is longer than the maximum model length of 64.", 0, 64, False),
+        ("This model's maximum context length is odd.", 0, 0, False),
+    ],
+)
+def test_a_refusal_for_its_length_tells_tokens_and_context(
+    text: str, tokens: int, limit: int, prompt_fits: bool
+) -> None:
+    failure = classify(400, body(text))
+    assert isinstance(failure, ContextTooLong)
+    assert (failure.tokens, failure.limit, failure.prompt_fits) == (tokens, limit, prompt_fits)

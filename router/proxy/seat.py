@@ -1,0 +1,71 @@
+"""The things that a request holds of its model: a place, and a share of the retry budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vllama_pool.router.admission.admission import Admission
+from vllama_pool.router.admission.bound import Bound
+from vllama_pool.router.admission.queue import AdmissionQueue
+from vllama_pool.router.balance.budget import RetryBudget
+from vllama_pool.router.proxy.places import Places
+from vllama_pool.router.routing.resolve import Resolution
+
+
+class Seat:
+    """Owned by one request, for one model after the other. `leave` releases each thing once."""
+
+    __slots__ = ("_admission", "_bound", "_budget", "_budget_of", "_places")
+
+    def __init__(self, admission: Admission, budget_of: Callable[[Resolution], RetryBudget]) -> None:
+        self._admission = admission
+        self._budget_of = budget_of
+        self._budget: RetryBudget | None = None
+        self._bound: Bound | None = None
+        self._places: Places | None = None
+
+    def __repr__(self) -> str:
+        return f"<Seat with {self._budget!r}>"
+
+    @property
+    def budget(self) -> RetryBudget:
+        """Of the present model."""
+        assert self._budget is not None  # from `enter` to `leave`
+        return self._budget
+
+    def enter(self, resolution: Resolution) -> AdmissionQueue | None:
+        """Count the request among the model's. Return the queue that it must wait in, if there is one.
+
+        Raises ServerBusy.
+        """
+        queue = self._admission.queue(resolution.model)
+        if queue is None:
+            bound = self._admission.bound(resolution.model)
+            bound.acquire(resolution)
+            self._bound = bound
+        budget = self._budget = self._budget_of(resolution)
+        budget.begin_request()
+        return queue
+
+    async def wait_in(self, queue: AdmissionQueue) -> None:
+        """Wait for a place. Raises ServerBusy."""
+        self._places = Places()
+        await self._places.take(queue)
+
+    def stop_waiting(self) -> None:
+        """The response begins, or the client is gone. Idempotent."""
+        bound, self._bound = self._bound, None
+        if bound is not None:
+            bound.release()
+        if self._places is not None:
+            self._places.stop_waiting()
+
+    def leave(self) -> None:
+        """Idempotent."""
+        self.stop_waiting()
+        places, self._places = self._places, None
+        if places is not None:
+            places.end()
+        budget, self._budget = self._budget, None
+        if budget is not None:
+            budget.end_request()
