@@ -32,6 +32,9 @@ _CHARACTERS = {
 }
 _PLAIN = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,79})(?::([A-Za-z0-9_][A-Za-z0-9_.-]{0,79}))?\Z")
 """Most names: a model and a tag, which need no parts."""
+_SOURCES = ("local", "cloud")
+"""Ends of the names that may have a suffix for the source."""
+_LIBRARY = f"{DEFAULT_HOST}/{DEFAULT_NAMESPACE}/"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -89,7 +92,7 @@ def parse(text: str) -> Name:
     `x:local` is `x`. A cloud name keeps its suffix, so that it never means the local model.
     """
     plain = _PLAIN.match(text)
-    if plain and not text.lower().endswith(("local", "cloud")):
+    if plain and not text.lower().endswith(_SOURCES):
         return Name(DEFAULT_HOST, DEFAULT_NAMESPACE, plain[1], plain[2] or DEFAULT_TAG)
     base, source = _split_source(text)
     name = _parse_parts(base, given=text)
@@ -113,6 +116,9 @@ def lookup_key(text: str) -> str:
 
 
 def _key(text: str) -> str:
+    plain, lower = _PLAIN.match(text), text.lower()
+    if plain and not lower.endswith(_SOURCES):
+        return f"{_LIBRARY}{lower}" if plain[2] else f"{_LIBRARY}{lower}:{DEFAULT_TAG}"
     try:
         return parse(text).key
     except InvalidName:

@@ -45,6 +45,11 @@ class Pattern:
         """The texts between the stars."""
         return (self.first, *self.middle, self.last)
 
+    @property
+    def sees_tag(self) -> bool:
+        """True if it may match a name with the tag "latest" and not without it."""
+        return bool(self.last) or ":" in self.text or any(part in DEFAULT_TAG for part in self.middle)
+
     def matches(self, name: str) -> bool:
         return self.match(name) is not None
 

@@ -60,9 +60,9 @@ def unreachable_patterns(table: RoutingTable) -> Iterator[Remark]:
     index = PatternIndex((name, name) for name in patterns)
     for order, name in enumerate(patterns):
         first = index.find(_ANY.join(Pattern(name).parts))
-        if first is not None and first.order < order:
-            line = _in_line(table, ("models", first.value))
-            message = f"never applies: '{first.value}'{line} matches all of its names and comes first"
+        if first is not None and first[0] < order:
+            line = _in_line(table, ("models", first[1]))
+            message = f"never applies: '{first[1]}'{line} matches all of its names and comes first"
             yield Remark(("models", name), f"{message}; move it up, or remove it")
 
 

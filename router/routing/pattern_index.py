@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from vllama_pool.config.patterns import STAR, Captures, Pattern, spellings
@@ -16,14 +15,8 @@ SLICE = 4
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Found(Generic[T]):
-    value: T
-    order: int
-    """Its place in the file."""
-    captures: Captures
-
-
+Found: TypeAlias = tuple[int, T, Captures]
+"""The pattern's place in the file, its value, and the texts that its stars matched."""
 _Entry: TypeAlias = tuple[int, Pattern, T]
 
 
@@ -37,7 +30,9 @@ class PatternIndex(Generic[T]):
     def __init__(self, patterns: Iterable[tuple[str, T]]) -> None:
         entries = [(order, Pattern(text), value) for order, (text, value) in enumerate(patterns)]
         self._size = len(entries)
-        self._begins = _divided(entries, [pattern.first for _, pattern, _ in entries], _Begin[T])
+        tagged = [entry for entry in entries if entry[1].sees_tag]
+        self._begins = _by_begin(entries), _by_begin(tagged)
+        """For a name's first spelling, and for the second."""
 
     def __len__(self) -> int:
         return self._size
@@ -45,9 +40,9 @@ class PatternIndex(Generic[T]):
     def find(self, key: str) -> Found[T] | None:
         """`key`: the name's `lookup_key`."""
         best: Found[T] | None = None
-        for name in spellings(key):
+        for name, by_begin in zip(spellings(key), self._begins, strict=False):
             text = name.lower() if name.isascii() else name
-            for length, begins in self._begins:
+            for length, begins in by_begin:
                 begin = begins.get(text[:length])
                 if begin is not None:
                     best = begin.find(name, text, best)
@@ -96,11 +91,11 @@ class _Ends(Generic[T]):
 def _first_match(entries: Iterable[_Entry[T]], name: str, best: Found[T] | None) -> Found[T] | None:
     """Return the first match before `best`, or `best`. `entries` are in the file's order."""
     for order, pattern, value in entries:
-        if best is not None and order >= best.order:
+        if best is not None and order >= best[0]:
             return best
         captures = pattern.match(name)
         if captures is not None:
-            return Found(value, order, captures)
+            return order, value, captures
     return best
 
 
@@ -118,3 +113,7 @@ def _divided(
     for part, group in groups.items():
         by_length.setdefault(len(part), {})[part] = build(group)
     return tuple(sorted(by_length.items()))
+
+
+def _by_begin(entries: Sequence[_Entry[T]]) -> tuple[tuple[int, Mapping[str, _Begin[T]]], ...]:
+    return _divided(entries, [pattern.first for _, pattern, _ in entries], _Begin[T])

@@ -43,7 +43,7 @@ class UnknownModel(Exception):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.name = name
-        """As the client spelled it."""
+        """For messages."""
 
 
 class Alternatives(Protocol):
@@ -72,7 +72,7 @@ class Resolution:
     """Replicas, defaults and policy for a name. Shared by the requests for it: it has no state of one request."""
 
     __slots__ = (
-        *("_alternatives", "asked", "defaults", "groups", "info", "key", "listed", "model", "name"),
+        *("_alternatives", "_listed", "asked", "defaults", "groups", "info", "key", "model", "name"),
         *("is_measured", "needs_asker", "needs_demand", "policy", "rule", "set_aside", "virtual"),
     )
 
@@ -88,7 +88,6 @@ class Resolution:
         policy: Policy,
         virtual: str = "",
         *,
-        listed: str = "",
         key: str = "",
         rule: Rule | None = None,
         alternatives: Alternatives | None = None,
@@ -107,7 +106,7 @@ class Resolution:
         self.policy = policy
         self.virtual = virtual
         """The listed name of the requested virtual model; "" for others."""
-        self.listed = virtual or listed or listed_name(model)
+        self._listed = ""
         self.key = key or lookup_key(model)
         """Tells the models of a chain of fallbacks apart."""
         self.rule = rule
@@ -130,6 +129,14 @@ class Resolution:
 
     def __repr__(self) -> str:
         return f"<Resolution of {self.name!r}, {len(self.replicas)} replicas>"
+
+    @property
+    def listed(self) -> str:
+        """The name under which Ollama's lists have the model; under a pattern, the served model's."""
+        if not self._listed:
+            pattern = self.rule is not None and self.rule.is_pattern
+            self._listed = self.virtual or listed_name((pattern and self.target) or self.model)
+        return self._listed
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -233,13 +240,14 @@ class Resolution:
         reasons = rejections(self.groups, tried, now, self.policy, demand)
         return {worker: reason for worker, reason in reasons.items() if chosen is None or worker != chosen.worker.id}
 
-    def no_worker(self) -> NoWorker:
-        """Return the error of a model that is set aside or without a serving worker."""
+    def no_worker(self, name: str = "") -> NoWorker:
+        """Return the error of a model that is set aside or has no serving worker. `name`: as the client spelled it."""
+        name = name or self.virtual or self.name
         if self.set_aside:
             return NoWorker(self.set_aside, model=self.model)  # without Retry-After: clients would wait, then ask again
         if self.groups and not self.replicas:
-            return no_worker(self.name, self.model, (), "its workers lack the tags that the routing file asks for")
-        return no_worker(self.name, self.model, self.replicas)
+            return no_worker(name, self.model, (), "its workers lack the tags that the routing file asks for")
+        return no_worker(name, self.model, self.replicas)
 
 
 def served_name(group: Group) -> str:

@@ -29,7 +29,6 @@ from vllama_pool.router.routing.resolution import (
 )
 from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.routing.rules import Match, Rule, Rules
-from vllama_pool.router.routing.splits import seeds_of
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 if TYPE_CHECKING:
@@ -64,13 +63,10 @@ class _Route(NamedTuple):
 
     model: str
     key: str
-    listed: str
     groups: tuple[Group, ...]
-    defaults: Defaults
-    policy: Policy
-    rule: Rule | None = None
+    match: Match | None = None
     targets: tuple[Target, ...] = ()
-    """Of `groups`, in the same order."""
+    """Of the groups, in the same order."""
 
 
 class ModelRoutes:
@@ -99,6 +95,8 @@ class ModelRoutes:
         self._pool: Pool | None = None
         self._pool_version = 0
         self._known = lru_cache(maxsize=MAX_NAMES)(self._look_up)
+        self._shared: dict[Rule | Group, Known] = {}
+        """By entry or served name, for all of their spellings."""
 
     def __repr__(self) -> str:
         return f"<ModelRoutes {self.rules!r}>"
@@ -114,6 +112,7 @@ class ModelRoutes:
         if pool is not self._pool or pool.version != self._pool_version:
             self._pool, self._pool_version = pool, pool.version
             self._known.cache_clear()
+            self._shared.clear()
         known = self._known(name) if len(name) <= MAX_CACHED_LENGTH else self._look_up(name)
         if known.virtual is not None and self._virtual.get(known.virtual[0]) is not known.virtual[1]:
             self._known.cache_clear()
@@ -123,7 +122,7 @@ class ModelRoutes:
             return resolution
         stand_in = known.next("no_worker", ())
         if stand_in is None:
-            raise resolution.no_worker()
+            raise resolution.no_worker(name)
         return stand_in
 
     def find(self, name: str, pool: Pool, rights: Rights | None = None) -> ListedModel | None:
@@ -149,7 +148,7 @@ class ModelRoutes:
     def is_configured(self, name: str) -> bool:
         """True for a name of the routing file, and for one that a pattern sends to a model of another name."""
         match = self.rules.find(name)
-        return match is not None and not match.follows_name
+        return match is not None and not match.rule.follows_name
 
     def names_of(self, name: str) -> tuple[str, ...]:
         """Return the name and aliases of the entry that a name finds; () for one outside the routing file, or under a
@@ -216,7 +215,7 @@ class ModelRoutes:
     def _takes(self, match: Match, name: str, pool: Pool) -> bool:
         """True if the rule knows the name. A pattern that serves each name by itself knows those that are served, and
         all names if it has a fallback for them."""
-        if not match.follows_name or any(pool.ever_served(served) for _, served in match.served(name)):
+        if not match.rule.follows_name or any(pool.ever_served(served) for _, served in match.served(name)):
             return True
         return bool(match.rule.entry.fallbacks("no_worker")) and lookup_key(name) not in self._virtual
 
@@ -225,7 +224,7 @@ class ModelRoutes:
         unknown names freely, and a virtual model may take the name."""
         pool = self._pool
         assert pool is not None
-        known = self._build(name, name, pool) or self._look_up_virtual(name, pool)
+        known = self._look_up_base(name, pool) or self._look_up_virtual(name, pool)
         if known is None:
             served_name = pool.ever_served(name)
             if served_name is None or self.rules.find(name) is not None:
@@ -239,65 +238,75 @@ class ModelRoutes:
         model = self._virtual.get(key)
         if model is None:
             return None
-        known = self._build(name, model.base, pool, (key, model))
-        if known is None:
-            served = pool.ever_served(model.base) or model.base
-            known = Known(self._rng, lambda reason: ())
-            known.virtual = key, model
-            defaults = _merge_defaults(NO_DEFAULTS, model)
-            known.base = Resolution(name, served, (), defaults, self._policy, model.name)
+        route = self._route(model.base, self.rules.find(model.base), pool)
+        if route is not None:
+            return self._build(route, pool, (key, model))
+        served = pool.ever_served(model.base) or model.base
+        known = Known(self._rng, lambda reason: ())
+        known.virtual = key, model
+        known.base = Resolution(served, served, (), _merge_defaults(NO_DEFAULTS, model), self._policy, model.name)
         return known
 
-    def _build(
-        self, name: str, target: str, pool: Pool, virtual: _Virtual | None = None, asked: Asked | None = None
-    ) -> Known | None:
-        """Return what is known of `target`, for requests for `name`; None if it is neither configured nor served."""
-        route = self._route(target, pool)
+    def _look_up_base(self, name: str, pool: Pool) -> Known | None:
+        """Return what is known of a name that is configured or served."""
+        match = self.rules.find(name)
+        group = pool.group_for(name) if match is None else None
+        sharer = group if match is None else match.rule if not match.rule.varies else None
+        if sharer is not None and (known := self._shared.get(sharer)) is not None:
+            return known
+        route = self._route(name, match, pool)
         if route is None:
             return None
-        known = Known(self._rng, lambda reason: self._chain(known, target, pool, reason))
+        known = self._build(route, pool)
+        if sharer is not None:
+            self._shared[sharer] = known
+        return known
+
+    def _route(self, name: str, match: Match | None, pool: Pool) -> _Route | None:
+        """Return where the requests for a name go; None if it is neither configured nor served."""
+        if match is None:
+            group = pool.group_for(name)
+            return _Route(group.first.model.name, lookup_key(name), (group,)) if group is not None else None
+        if not self._takes(match, name, pool):
+            return None
+        targets = self.targets(match, name, pool)
+        key = lookup_key(name) if match.rule.follows_name else match.rule.key
+        groups = tuple(group for _, group in targets)
+        return _Route(match.rule.name, key, groups, match, tuple(target for target, _ in targets))
+
+    def _build(self, route: _Route, pool: Pool, virtual: _Virtual | None = None, asked: Asked | None = None) -> Known:
+        """`virtual`: the model that was requested. `asked`: the model for which this one is a fallback."""
+        match = route.match
+        rule = match.rule if match is not None else None
+        known = Known(self._rng, lambda reason: self._chain(known, route, pool, reason))
         known.virtual = virtual
-        if route.rule is not None and len(route.targets) > 1:
-            weights = tuple(float(each.weight) for each in route.targets)
-            known.divide(route.rule.entry.split, weights, seeds_of(route.rule.name, route.targets))
+        if rule is not None and len(route.groups) > 1:
+            weights = tuple(float(target.weight) for target in route.targets)
+            known.divide(rule.entry.split, weights, tuple(rule.seeds[target] for target in route.targets))
+        defaults = rule.defaults if rule is not None else NO_DEFAULTS
         known.base = Resolution(
-            name,
+            route.model,
             route.model,
             route.groups,
-            route.defaults if virtual is None else _merge_defaults(route.defaults, virtual[1]),
-            route.policy,
+            defaults if virtual is None else _merge_defaults(defaults, virtual[1]),
+            self._policies[rule.name] if rule is not None else self._policy,
             virtual[1].name if virtual is not None else "",
-            listed=route.listed,
             key=route.key,
-            rule=route.rule,
+            rule=rule,
             alternatives=known,
-            needs_asker=route.rule is not None and self.rules.needs_asker(target),
+            needs_asker=match is not None and self.rules.asks(match, route.key),
             asked=asked,
         )
         return known
 
-    def _route(self, name: str, pool: Pool) -> _Route | None:
-        match = self.rules.find(name)
-        if match is None:
-            group = pool.group_for(name)
-            if group is None:
-                return None
-            return _Route(group.first.model.name, lookup_key(name), "", (group,), NO_DEFAULTS, self._policy)
-        if not self._takes(match, name, pool):
-            return None
-        rule = match.rule
-        targets = self.targets(match, name, pool)
-        key, listed = (lookup_key(name), listed_name(name)) if rule.is_pattern else (rule.key, "")
-        groups = tuple(group for _, group in targets)
-        policy = self._policies[rule.name]
-        return _Route(rule.name, key, listed, groups, rule.defaults, policy, rule, tuple(each for each, _ in targets))
-
-    def _chain(self, known: Known, target: str, pool: Pool, reason: Reason) -> Chain:
-        """Return the fallbacks of `target`, whose resolutions `known` has."""
+    def _chain(self, known: Known, route: _Route, pool: Pool, reason: Reason) -> Chain:
+        """Return the fallbacks of a route, whose resolutions `known` has."""
+        if route.match is None:
+            return ()
         asked = Asked(known.base, reason)
-        name, virtual = known.base.name, known.virtual
-        found = (self._build(name, each, pool, virtual, asked) for each in self.rules.chain(target, reason))
-        return tuple(each for each in found if each is not None)
+        names = self.rules.chain_of(route.match, route.key, reason)
+        routes = (self._route(name, self.rules.find(name), pool) for name in names)
+        return tuple(self._build(each, pool, known.virtual, asked) for each in routes if each is not None)
 
     def _list_match(self, name: str, match: Match, pool: Pool) -> ListedModel:
         groups = (group for _, group in self.targets(match, name, pool))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllama_pool.config.names import lookup_key
@@ -12,7 +12,7 @@ from vllama_pool.config.patterns import Captures, is_pattern
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.config.routing.table import Place, RoutingTable
 from vllama_pool.router.routing.pattern_index import PatternIndex
-from vllama_pool.router.routing.splits import PER_REQUEST
+from vllama_pool.router.routing.splits import PER_REQUEST, seeds_of
 
 if TYPE_CHECKING:
     from vllama_pool.config.routing.model_entry import ModelEntry, Reason, Target
@@ -23,13 +23,21 @@ ASKING_POLICIES = frozenset({"session"})
 MAX_CHAIN = 20
 """Models in a chain of fallbacks."""
 
+ANY_NAME = "{1}"
 _CAPTURE = re.compile(r"\{([1-9])\}")
+
+
+def _has_captures(texts: Iterable[str]) -> bool:
+    return any("{" in text and _CAPTURE.search(text) for text in texts)
 
 
 class Rule:
     """One entry of the table."""
 
-    __slots__ = ("aliases", "defaults", "entry", "is_pattern", "key", "name", "place", "shadow", "targets")
+    __slots__ = (
+        *("aliases", "defaults", "entry", "follows_name", "is_pattern", "key", "name", "place", "reads_asker", "seeds"),
+        *("shadow", "targets", "varies"),
+    )
 
     def __init__(self, name: str, entry: ModelEntry, place: Place | None) -> None:
         self.name = name
@@ -42,14 +50,20 @@ class Rule:
         self.targets: tuple[Target, ...] = entry.targets(name)
         self.defaults = Defaults.of(entry)
         self.shadow = entry.shadow
+        several = self.targets if len(self.targets) > 1 else ()
+        self.seeds: Mapping[Target, bytes] = dict(zip(several, seeds_of(name, several), strict=True))
+        """For draws that keep their side."""
+        served = [] if entry.serve is not None else [ANY_NAME]
+        self.follows_name = self.is_pattern and _has_captures((*served, *(target.model for target in self.targets)))
+        """True for a pattern that serves each name under a model of its own."""
+        others = (name for reason in REASONS for name in entry.fallbacks(reason)) if entry.fallback is not None else ()
+        self.varies = self.follows_name or (self.is_pattern and _has_captures(others))
+        """True for a pattern whose targets or fallbacks depend on the name."""
+        self.reads_asker = entry.split != PER_REQUEST or entry.policy_name in ASKING_POLICIES
+        """True if its targets or policy depend on traits of the request."""
 
     def __repr__(self) -> str:
         return f"<Rule {self.name}>"
-
-    @property
-    def reads_asker(self) -> bool:
-        """True if its targets or policy depend on traits of the request."""
-        return self.entry.split != PER_REQUEST or self.entry.policy_name in ASKING_POLICIES
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,14 +76,6 @@ class Match(NamedTuple):
     rule: Rule
     captures: Captures = ()
     """The texts that a pattern's stars matched."""
-
-    @property
-    def follows_name(self) -> bool:
-        """True for a pattern that serves each name under a model of its own."""
-        rule = self.rule
-        return rule.is_pattern and (
-            rule.entry.serve is None or any(_CAPTURE.search(target.model) for target in rule.targets)
-        )
 
     def served(self, name: str) -> tuple[tuple[Target, str], ...]:
         """Return the targets with the names of their served models, for a request for `name`."""
@@ -128,7 +134,7 @@ class Rules:
             if match is None and self._index:
                 found = self._index.find(key)
                 if found is not None:
-                    return Match(found.value, found.captures)
+                    return Match(found[1], found[2])
         return match
 
     def chain(self, name: str, reason: Reason) -> tuple[str, ...]:
@@ -136,33 +142,39 @@ class Rules:
 
         None is repeated.
         """
+        match = self.find(name)
+        return () if match is None else self.chain_of(match, _key(match, name), reason)
+
+    def chain_of(self, match: Match, key: str, reason: Reason) -> tuple[str, ...]:
         chain: list[str] = []
-        seen = {self.key(name)}
-        waiting = deque(self._fallbacks(name, reason))
+        seen = {key}
+        waiting = deque(match.fallbacks(reason))
         while waiting and len(chain) < MAX_CHAIN:
             fallback = waiting.popleft()
-            key = self.key(fallback)
-            if key not in seen:
-                seen.add(key)
+            found = self.find(fallback)
+            found_key = _key(found, fallback)
+            if found_key not in seen:
+                seen.add(found_key)
                 chain.append(fallback)
-                waiting.extend(self._fallbacks(fallback, reason))
+                if found is not None:
+                    waiting.extend(found.fallbacks(reason))
         return tuple(chain)
+
+    def key(self, name: str) -> str:
+        """Return what all names of one rule have in common; a name's own key where the models depend on the name."""
+        return _key(self.find(name), name)
 
     def needs_asker(self, name: str) -> bool:
         """True if the rule for a name, or one of its fallbacks, depends on traits of the request."""
         match = self.find(name)
-        if match is None:
-            return False
+        return match is not None and self.asks(match, _key(match, name))
+
+    def asks(self, match: Match, key: str) -> bool:
         if match.rule.reads_asker or match.rule.entry.fallback is None:
             return match.rule.reads_asker
-        names = {each for reason in REASONS for each in self.chain(name, reason)}
+        names = {each for reason in REASONS for each in self.chain_of(match, key, reason)}
         return any(found.rule.reads_asker for each in names if (found := self.find(each)) is not None)
 
-    def key(self, name: str) -> str:
-        """Return the key that all names of one rule have in common; a name's own under a pattern or without a rule."""
-        match = self.find(name)
-        return lookup_key(name) if match is None or match.rule.is_pattern else match.rule.key
 
-    def _fallbacks(self, name: str, reason: Reason) -> tuple[str, ...]:
-        match = self.find(name)
-        return match.fallbacks(reason) if match is not None else ()
+def _key(match: Match | None, name: str) -> str:
+    return lookup_key(name) if match is None or match.rule.follows_name else match.rule.key

@@ -32,7 +32,7 @@ def test_a_pattern_sends_its_names_to_its_model_and_labels_them_with_the_pattern
     pool = pool_of(Clock(), found("a", "served"), found("b", "llama3.9"))
     resolution = routes({"llama3*": {"serve": "served", "options": {"seed": 1}}}).resolve("Llama3.9:8b", pool)
     assert ids(resolution.replicas) == ["a"]
-    assert (resolution.name, resolution.model, resolution.listed) == ("Llama3.9:8b", "llama3*", "Llama3.9:8b")
+    assert (resolution.model, resolution.listed) == ("llama3*", "served:latest")
     assert resolution.defaults.options == {"seed": 1}
     assert resolution.entry is not None
 
@@ -89,12 +89,24 @@ def test_patterns_are_not_listed_and_served_models_behind_them_are() -> None:
     assert routes({"*": {}}).find("nothing", pool) is None
 
 
+def test_all_names_of_an_entry_share_one_resolution() -> None:
+    pool = pool_of(Clock(), found("a", "served", "other"))
+    table = routes({"llama3*": {"serve": "served"}, "plain": {"serve": "served", "aliases": ["alias"]}, "own-*": {}})
+    for names in (("llama3", "llama3.1:8b"), ("plain", "PLAIN:latest", "alias")):
+        assert len({id(table.resolve(name, pool)) for name in names}) == 1
+    varying = routes({"*-*": {"serve": "served", "fallback": ["{2}"]}})
+    assert varying.resolve("a-b", pool) is not varying.resolve("a-other", pool)
+    pool.put(found("b", "served"))
+    assert ids(table.resolve("llama3", pool).replicas) == ["a", "b"]
+
+
 def test_names_that_clients_invent_take_bounded_memory() -> None:
     pool = pool_of(Clock(), found("a", "served"))
     table = routes({"*": {"serve": "served"}})
     for number in range(9000):
         table.resolve(f"invented-{number}", pool)
     assert table._known.cache_info().currsize <= 8192
+    assert len(table._shared) == 1
 
 
 # splits
@@ -173,7 +185,7 @@ def fleet(*out: str) -> Pool:
 def test_a_model_without_a_serving_worker_goes_to_the_first_of_its_chain_that_has_one() -> None:
     assert first(routes(CHAIN).resolve("a", fleet())) == "x"
     stand_in = routes(CHAIN).resolve("a", fleet("x"))
-    assert (first(stand_in), stand_in.name, stand_in.model) == ("y", "a", "b")
+    assert (first(stand_in), stand_in.model) == ("y", "b")
     assert stand_in.defaults.options == {"seed": 2}
     assert stand_in.asked is not None
     assert (stand_in.asked.resolution.model, stand_in.asked.reason) == ("a", "no_worker")

@@ -66,7 +66,7 @@ def test_only_some_patterns_serve_each_name_by_a_model_of_its_own(
 ) -> None:
     match = Rules(routing_table(models={pattern: entry})).find("a1")
     assert match is not None
-    assert match.follows_name is expected
+    assert match.rule.follows_name is expected
 
 
 CHAINS = routing_table(
@@ -122,9 +122,9 @@ def test_looking_a_name_up_takes_microseconds_with_thousands_of_entries_and_hund
         made = [f"team-{rng.randrange(1000)}-{next(names)}" for _ in range(1000)]
         for name in made:
             lookup_key(name)  # measured apart
-        started = time.perf_counter()
+        started = time.thread_time()
         for name in made:
             rules.find(name)
-        return (time.perf_counter() - started) / len(made)
+        return (time.thread_time() - started) / len(made)
 
     assert min(batch() for _ in range(5)) < 50e-6
