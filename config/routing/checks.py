@@ -5,10 +5,11 @@ Reads plain values and skips invalid ones, so that one problem does not hide ano
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
-from vllama_pool.config import names, urls
+from vllama_pool.config import urls
 from vllama_pool.config.routing import schema
 from vllama_pool.config.routing.entries import entries, entry_key, texts_of, texts_under
 from vllama_pool.config.routing.fallback_loops import fallback_loops
@@ -20,8 +21,14 @@ from vllama_pool.config.routing.yaml_document import Document
 
 def find_conflicts(document: Document) -> Iterator[Problem]:
     """The document's top level must be a mapping."""
-    for check in _CHECKS:
-        yield from check(document)
+    key_of = cache(entry_key)  # of many names, each of which is asked for several times
+    yield from _unsupported(document)
+    yield from _name_conflicts(document, key_of)
+    yield from target_problems(document, key_of)
+    yield from fallback_loops(document)
+    yield from _worker_conflicts(document)
+    yield from find_key_conflicts(document)
+    yield from _empty_maintenance(document)
 
 
 def _unsupported(document: Document) -> Iterator[Problem]:
@@ -44,10 +51,10 @@ def _matches(value: Any, pattern: tuple[str, ...]) -> Iterator[Path]:
             yield from ((key, *path) for path in _matches(item, pattern[1:]))
 
 
-def _name_conflicts(document: Document) -> Iterator[Problem]:
+def _name_conflicts(document: Document, key_of: Callable[[str], str]) -> Iterator[Problem]:
     owners: dict[str, tuple[str, Place, str]] = {}
     for name, _ in entries(document):
-        place, key = document.key_place(("models", name)), entry_key(name)
+        place, key = document.key_place(("models", name)), key_of(name)
         first, where, _ = owners.setdefault(key, (name, place, name))
         if first != name:
             message = f"the same model name as '{first}' in {where.beside(place)}; keep one of them"
@@ -55,7 +62,7 @@ def _name_conflicts(document: Document) -> Iterator[Problem]:
     for name, entry in entries(document):
         for i, alias in texts_of(entry.get("aliases")):
             path = ("models", name, "aliases", i)
-            place, key = document.value_place(path), names.lookup_key(alias)
+            place, key = document.value_place(path), key_of(alias)
             if key in owners:
                 yield Problem(place, dotted(path), _taken(alias, name, place, *owners[key]))
             else:
@@ -99,9 +106,3 @@ def _empty_maintenance(document: Document) -> Iterator[Problem]:
         if isinstance(item, dict) and not item.get("workers") and not item.get("tags"):
             path = ("maintenance", i)
             yield Problem(document.value_place(path), dotted(path), "names no workers and no tags; add one of them")
-
-
-_CHECKS: tuple[Callable[[Document], Iterable[Problem]], ...] = (
-    *(_unsupported, _name_conflicts, target_problems, fallback_loops),
-    *(_worker_conflicts, find_key_conflicts, _empty_maintenance),
-)

@@ -26,6 +26,8 @@ def fallback_loops(document: Document) -> list[Problem]:
     models = document.value.get("models")
     entries = {str(name): entry for name, entry in models.items()} if isinstance(models, dict) else {}
     entries = {name: entry for name, entry in entries.items() if isinstance(entry, dict)}
+    if not any("fallback" in entry for entry in entries.values()):
+        return []
     owner_of = _owners(entries)
     problems: dict[frozenset[str], Problem] = {}
     for reason in REASONS:

@@ -3,55 +3,57 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from vllama_pool.config import names
-from vllama_pool.config.routing.entries import entries, entry_key, fallbacks, mapping_of, targets, texts_of
-from vllama_pool.config.routing.places import Path, Place, Problem, dotted
+from vllama_pool.config.routing.entries import entries, fallbacks, mapping_of, targets, texts_of
+from vllama_pool.config.routing.places import Path, Problem, dotted
 from vllama_pool.config.routing.yaml_document import Document
 
 _CAPTURE = re.compile(r"\{([1-9])\}")
 
+KeyOf = Callable[[str], str]
 _Targets = list[tuple[Path, str]]
 
 
-def target_problems(document: Document) -> Iterator[Problem]:
-    known = {entry_key(name): (name, targets(name, entry)) for name, entry in entries(document)}
+def target_problems(document: Document, key_of: KeyOf) -> Iterator[Problem]:
+    known = {key_of(name): (name, targets(name, entry)) for name, entry in entries(document)}
     for name, entry in entries(document):
         own = targets(name, entry)
-        yield from _twice(document, own)
-        yield from _chained(document, name, own, known)
+        yield from _twice(document, own, key_of)
+        yield from _chained(document, name, own, known, key_of)
         yield from _captures(document, name, [*own, *fallbacks(name, entry)])
         yield from _weights(document, name, entry.get("serve"))
         yield from _selector(document, ("models", name, "workers"), entry.get("workers"))
 
 
-def _twice(document: Document, own: _Targets) -> Iterator[Problem]:
+def _twice(document: Document, own: _Targets, key_of: KeyOf) -> Iterator[Problem]:
     """Find models that are listed twice with the same workers."""
     if len(own) == 1:
         return
-    places: dict[tuple[str, str], Place] = {}
+    paths: dict[tuple[str, str], Path] = {}
     for path, target in own:
-        place = document.value_place(path)
-        first = places.setdefault((names.lookup_key(target), _workers_at(document, path)), place)
-        if first is not place:
-            message = f"'{target}' is listed twice, first in {first.beside(place)}; give it one weight"
-            yield Problem(place, dotted(path), message)
+        first = paths.setdefault((key_of(target), _workers_at(document, path)), path)
+        if first is not path:
+            place = document.value_place(path)
+            where = document.value_place(first).beside(place)
+            yield Problem(place, dotted(path), f"'{target}' is listed twice, first in {where}; give it one weight")
 
 
 def _workers_at(document: Document, path: Path) -> str:
     """The same model may be listed for different workers."""
     item = document.node(path[:-1])
-    return repr(mapping_of(item.value if item else None).get("workers")) if path[-1] == "model" else "None"
+    return repr(mapping_of(item.value).get("workers")) if item and path[-1] == "model" else "None"
 
 
-def _chained(document: Document, name: str, own: _Targets, known: dict[str, tuple[str, _Targets]]) -> Iterator[Problem]:
+def _chained(
+    document: Document, name: str, own: _Targets, known: dict[str, tuple[str, _Targets]], key_of: KeyOf
+) -> Iterator[Problem]:
     """Find served models that are other entries: entries cannot be chained, so that they form no cycle."""
     for path, target in own:
-        key = names.lookup_key(target)
+        key = key_of(target)
         other, others = known.get(key, (name, []))
-        if other == name or any(names.lookup_key(text) == key for _, text in others):
+        if other == name or any(key_of(text) == key for _, text in others):
             continue
         place = document.value_place(path)
         served = others[0][1] if others else "a served model"
@@ -84,6 +86,8 @@ def _weights(document: Document, name: str, serve: Any) -> Iterator[Problem]:
 
 
 def _selector(document: Document, path: Path, selector: Any) -> Iterator[Problem]:
+    if selector is None:
+        return
     excluded = {tag for _, tag in texts_of(mapping_of(selector).get("exclude"))}
     for i, tag in texts_of(mapping_of(selector).get("require")):
         if tag in excluded:

@@ -129,6 +129,8 @@ class _Reader:
     def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
         self._document = document
         self._environment = environment
+        self._plain_keys: set[str] = set()
+        """Keys that were read: most come again."""
         self._left = yaml_nodes.MAX_VALUES
         self._expanded = MAX_BYTES
 
@@ -209,6 +211,8 @@ class _Reader:
         if not isinstance(node, Scalar):
             self._add_problem(node, path, "a list or mapping cannot be a key; write text")
             return None
+        if node.plain and node.tag is None and node.text in self._plain_keys:
+            return node.text
         if variables.has_variables(node.text):
             self._add_problem(
                 node, path, f"the key {node.text} has a variable, which only values may have; write its name"
@@ -223,6 +227,8 @@ class _Reader:
             else self._typed(node, node.text, path)
         )
         if isinstance(key, str):
+            if node.plain and node.tag is None:
+                self._plain_keys.add(key)
             return key
         self._add_problem(node, path, f'the key {node.text} is read as {kind(key)}; put it in quotes: "{node.text}"')
         return None

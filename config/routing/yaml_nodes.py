@@ -61,8 +61,11 @@ Node = Scalar | Sequence | Mapping
 def compose(parser: EventParser, file: str) -> Node | None:
     """Return the document's top node. Raises InvalidYaml, and YAMLError for syntax."""
     composer = _Composer(file)
-    while (event := parser.get_event()) is not None:
-        composer.add(event)
+    next_event, handler_of = parser.get_event, composer.handlers.get
+    while (event := next_event()) is not None:
+        handler = handler_of(type(event))
+        if handler is not None:
+            handler(event)
     return composer.root
 
 
@@ -73,7 +76,7 @@ class _Composer:
         self._open: list[Sequence | Mapping] = []
         self._anchors: dict[str, tuple[Node, Place]] = {}
         self._count = self._documents = 0
-        self._handlers: dict[type[yaml.Event], Callable[[Any], None]] = {
+        self.handlers: dict[type[yaml.Event], Callable[[Any], None]] = {
             yaml.ScalarEvent: self._scalar,
             yaml.MappingStartEvent: self._mapping,
             yaml.SequenceStartEvent: self._sequence,
@@ -82,11 +85,6 @@ class _Composer:
             yaml.AliasEvent: self._alias,
             yaml.DocumentStartEvent: self._document,
         }
-
-    def add(self, event: yaml.Event) -> None:
-        handler = self._handlers.get(type(event))
-        if handler:
-            handler(event)
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         node = Scalar(self._place(event), event.value, event.tag, not event.style)

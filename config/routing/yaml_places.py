@@ -8,25 +8,23 @@ from vllama_pool.config.routing.places import Path, Place
 from vllama_pool.config.routing.yaml_nodes import Mapping as MappingNode
 from vllama_pool.config.routing.yaml_nodes import Node, Scalar
 
-_Branch = dict[str | int, tuple[Place, "_Branch | None"]]
+_Branch = dict[str | int | None, "Place | _Branch"]
+"""Places of keys and items. One with more below it is a branch, which has its own place under None."""
 
 
 class Places(Mapping[Path, Place]):
     """Finds a place by its path."""
 
     def __init__(self, root: Node | None) -> None:
-        self._root = _branch(root) or {}
+        self._root = {} if root is None or isinstance(root, Scalar) else _branch(root)
 
     def __getitem__(self, path: Path) -> Place:
-        branch: _Branch | None = self._root
-        place = None
+        found: Place | _Branch = self._root
         for part in path:
-            if branch is None:
+            if isinstance(found, Place):
                 raise KeyError(path)
-            place, branch = branch[part]
-        if place is None:
-            raise KeyError(path)
-        return place
+            found = found[part]
+        return found if isinstance(found, Place) else _own(found)
 
     def __iter__(self) -> Iterator[Path]:
         return _paths(self._root, ())
@@ -35,16 +33,28 @@ class Places(Mapping[Path, Place]):
         return sum(1 for _ in self)
 
 
-def _branch(node: Node | None) -> _Branch | None:
-    if node is None or isinstance(node, Scalar):
-        return None
+def _branch(node: Node) -> _Branch:
     if isinstance(node, MappingNode):
-        return {key: (node.keys[key], _branch(child)) for key, child in node.items.items()}
-    return {i: (child.place, _branch(child)) for i, child in enumerate(node.nodes)}
+        return {key: _with(node.keys[key], child) for key, child in node.items.items()}
+    if isinstance(node, Scalar):
+        return {}
+    return {i: _with(child.place, child) for i, child in enumerate(node.nodes)}
+
+
+def _with(place: Place, node: Node) -> Place | _Branch:
+    return place if isinstance(node, Scalar) else {None: place, **_branch(node)}
+
+
+def _own(branch: _Branch) -> Place:
+    place = branch[None]
+    if not isinstance(place, Place):
+        raise KeyError
+    return place
 
 
 def _paths(branch: _Branch, above: Path) -> Iterator[Path]:
-    for part, (_, below) in branch.items():
-        path = (*above, part)
-        yield path
-        yield from _paths(below or {}, path)
+    for part, below in branch.items():
+        if part is not None:
+            path = (*above, part)
+            yield path
+            yield from () if isinstance(below, Place) else _paths(below, path)
