@@ -101,7 +101,7 @@ def idle_splits(table: RoutingTable) -> Iterator[Remark]:
 
 
 def contradicting_selectors(table: RoutingTable) -> Iterator[Remark]:
-    for path, selector in _selectors(table):
+    for path, selector in selectors(table):
         excluded = set(selector.exclude)
         both = sorted(excluded.intersection(selector.require))
         if both:
@@ -116,7 +116,7 @@ def useless_fallbacks(table: RoutingTable) -> Iterator[Remark]:
     """Fallbacks to what the entry serves anyway, or listed twice."""
     for name, entry in table.models.items():
         own = {lookup_key(target.model) for target in entry.targets(name)}
-        for path, names in _fallback_lists(name, entry):
+        for path, names in fallback_lists(name, entry):
             seen: set[str] = set()
             for index, fallback in enumerate(names):
                 key = lookup_key(fallback)
@@ -170,7 +170,7 @@ def _in_line(table: RoutingTable, path: KeyPath) -> str:
     return f" in {place}" if place else ""
 
 
-def _selectors(table: RoutingTable) -> Iterator[tuple[KeyPath, Selector]]:
+def selectors(table: RoutingTable) -> Iterator[tuple[KeyPath, Selector]]:
     for name, entry in table.models.items():
         if entry.workers is not None:
             yield ("models", name, "workers"), entry.workers
@@ -179,7 +179,7 @@ def _selectors(table: RoutingTable) -> Iterator[tuple[KeyPath, Selector]]:
                 yield ("models", name, "serve", index, "workers"), target.workers
 
 
-def _fallback_lists(name: str, entry: ModelEntry) -> Iterator[tuple[KeyPath, tuple[str, ...]]]:
+def fallback_lists(name: str, entry: ModelEntry) -> Iterator[tuple[KeyPath, tuple[str, ...]]]:
     path = ("models", name, "fallback")
     if isinstance(entry.fallback, tuple):
         yield path, entry.fallback

@@ -28,6 +28,10 @@ LAST = "last"
 _NO_KEY = Destination("", {}, "its API key is no longer in the file")
 
 
+LEAVING = ("stopped", "draining", "down")
+"""States of workers that are not live."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
     requests: Sequence[Recorded]
@@ -45,8 +49,12 @@ def read_recording(source: str, base_url: str | None) -> Recording:
         return Recording(_decode(data, source))
     router = RouterClient(base_url)
     decisions = router.get("/admin/decisions")
-    page = router.decode(router.get("/admin/workers"), WorkersPage)
-    return Recording(_decode(decisions.content, router.base_url), [_record(worker) for worker in page.workers])
+    return Recording(_decode(decisions.content, router.base_url), _workers(router))
+
+
+def read_workers(base_url: str | None) -> list[WorkerRecord]:
+    """Ask the router for its live workers. Raises CommandFailed."""
+    return _workers(RouterClient(base_url))
 
 
 def compare_tables(recording: Recording, table: RoutingTable, current: RoutingTable | None) -> Comparison:
@@ -78,6 +86,11 @@ def rights_of(table: RoutingTable, routes: ModelRoutes, name: str) -> Rights | N
     team = (table.entries.teams or {}).get(key.team) if key.team else None
     lists = [each.models for each in (key, team) if each is not None and each.models is not None]
     return Rights([NameList(models) for models in lists], routes.names_of) if lists else None
+
+
+def _workers(router: RouterClient) -> list[WorkerRecord]:
+    page = router.decode(router.get("/admin/workers"), WorkersPage)
+    return [_record(worker) for worker in page.workers if worker.state not in LEAVING]
 
 
 def _record(worker: WorkerView) -> WorkerRecord:

@@ -53,6 +53,7 @@ class Checked(msgspec.Struct, omit_defaults=True):
     default="text",
     help="json: one object. github: workflow commands, which GitHub shows in pull requests.",
 )
+@click.option("--live", is_flag=True, help="Ask the running router whether its workers serve what the file names.")
 @click.option(
     "--against",
     "source",
@@ -71,6 +72,7 @@ def command(
     strict: bool,
     as_json: bool,
     output_format: str,
+    live: bool,
     source: str | None,
     current: Path | None,
     base_url: str | None,
@@ -83,6 +85,8 @@ def command(
     not be checked.
     """
     table, checked = _check(file)
+    if live and table is not None:
+        checked.warnings += _live_warnings(file, table, base_url)
     if source is not None and table is not None:
         checked.against = _compare(source, table, current, base_url)
     if strict:
@@ -106,6 +110,16 @@ def _check(file: Path) -> tuple[routing.RoutingTable | None, Checked]:
     checked.revision, checked.models, checked.workers = table.revision, len(table.models), len(table.workers)
     checked.warnings = warnings_of(table, str(file), lint(table))
     return table, checked
+
+
+def _live_warnings(file: Path, table: routing.RoutingTable, base_url: str | None) -> list[Finding]:
+    from vllama_pool.router.cli.commands.against import read_workers
+    from vllama_pool.router.cli.commands.live import live_remarks
+
+    try:
+        return warnings_of(table, str(file), live_remarks(table, read_workers(base_url)))
+    except CommandFailed as error:
+        raise CouldNotCheck(error.message) from error
 
 
 def _compare(source: str, table: routing.RoutingTable, current: Path | None, base_url: str | None) -> ComparisonView:

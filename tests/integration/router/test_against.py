@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from tests.support.fleet.live import Fleet, fleet
 from tests.support.tables import routing_table
 from vllama_pool.router.cli.commands.against import Recording, compare_tables, read_recording
+from vllama_pool.router.cli.main import main
 from vllama_pool.router.routing.replay import Comparison
 from vllama_pool.workers.simulated.options import Options
 
@@ -112,3 +114,17 @@ async def test_the_live_routers_decisions_and_workers_are_a_recording(tmp_path: 
     assert not same.refusals
     unserved = compare_tables(recording, routing_table(models={**BEFORE, "gone": {"serve": "nobody"}}), None)
     assert [refusal.requested for refusal in unserved.refusals] == ["gone"]
+
+
+async def test_a_live_check_asks_the_router_for_what_its_workers_serve(tmp_path: Path) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_text("models:\n  good: {serve: x}\n  bad: {serve: nobody}\n")
+    async with fleet(tmp_path / "state", WORKERS) as running:
+        arguments = ["check", str(file), "--live", "--url", running.url]
+        result = await asyncio.to_thread(CliRunner().invoke, main, arguments)
+        strict = await asyncio.to_thread(CliRunner().invoke, main, [*arguments, "--strict"])
+    assert (result.exit_code, strict.exit_code) == (0, 1)
+    warning = "warning: models.bad.serve: no live worker serves 'nobody'; start one, or correct the name"
+    assert result.stderr == f"vllama: {file}:3:9: {warning}\n"
+    unreachable = await asyncio.to_thread(CliRunner().invoke, main, arguments)
+    assert unreachable.exit_code == 2
