@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vllama_pool.config.log_config import configure_logging
 from vllama_pool.config.routing import table
+from vllama_pool.config.routing.key_checks import check_keys
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.config.startup_checks import startup_problem
 from vllama_pool.router.instance import RouterInstance
@@ -43,10 +44,12 @@ def serve(
 
     `worker_host` is the address on which vLLM listens. Raises CannotLaunch or RoutingError before anything is started.
     """
-    file_has_keys = bool(settings.routing_file and table.load(settings.routing_file).entries.keys)
+    routing = table.load(settings.routing_file) if settings.routing_file else table.RoutingTable()
+    file_has_keys = bool(routing.entries.keys)
     problem = startup_problem(settings, file_has_keys=file_has_keys)
     if problem:
         raise CannotLaunch(problem)
+    check_keys(routing, settings.api_keys, required=False)
     workers = expand_groups(groups, first_port=first_worker_port, host=socket.gethostname())
     for worker in workers:
         check_worker(worker)

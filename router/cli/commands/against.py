@@ -16,7 +16,7 @@ from vllama_pool.router.cli.commands.router_client import RouterClient
 from vllama_pool.router.routing.assumed import assumed_workers
 from vllama_pool.router.routing.replay import Comparison, Destination, Recorded, Replay, compare, recorded_destination
 from vllama_pool.router.routing.resolve import ModelRoutes
-from vllama_pool.router.routing.rights import NameList, Rights
+from vllama_pool.router.routing.rights import Rights, TableRights
 from vllama_pool.router.telemetry.aggregate import WorkersPage
 from vllama_pool.router.telemetry.worker_view import WorkerView
 from vllama_pool.workers.registry.record import ModelInfo, WorkerRecord
@@ -80,12 +80,7 @@ def _replay(recording: Recording, table: RoutingTable) -> Replay:
 
 
 def rights_of(table: RoutingTable, routes: ModelRoutes, name: str) -> Rights | None:
-    key = (table.entries.keys or {}).get(name)
-    if key is None:
-        return None
-    team = (table.entries.teams or {}).get(key.team) if key.team else None
-    lists = [each.models for each in (key, team) if each is not None and each.models is not None]
-    return Rights([NameList(models) for models in lists], routes.names_of) if lists else None
+    return TableRights(table.entries, routes.names_of).of_key(name)
 
 
 def _workers(router: RouterClient) -> list[WorkerRecord]:
