@@ -73,6 +73,9 @@ class Group:
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._members)
 
+    def __contains__(self, worker: object) -> bool:
+        return worker in self._members
+
     @property
     def replicas(self) -> tuple[Replica, ...]:
         return tuple(self._members.values())

@@ -68,7 +68,7 @@ def _attempt(number: int, attempt: AttemptView, decision: DecisionView) -> tuple
     result = f"failed: {attempt.failure}" if attempt.failure else decision.outcome or "running" if last else ""
     scores = (f"{each.worker} {each.score:.2f}{' full' if each.full else ''}" for each in attempt.compared)
     compared = ", ".join(scores)
-    return str(number), attempt.worker, result, f"compared {compared}" if compared else ""
+    return str(number), attempt.worker, result, f"of {attempt.candidates}: {compared}" if compared else ""
 
 
 def _count(number: int, noun: str) -> str:

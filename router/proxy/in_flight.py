@@ -25,7 +25,7 @@ from vllama_pool.router.proxy.places import Places
 from vllama_pool.router.proxy.seat import Seat
 from vllama_pool.router.proxy.worker_errors import client_error, transport_failure
 from vllama_pool.router.routing.resolution import Reason, Resolution
-from vllama_pool.router.telemetry.decisions import Choice
+from vllama_pool.router.telemetry.decisions import choice_of
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import TransportError
 
@@ -134,7 +134,6 @@ class InFlight:
                         raise self._take_error()
                     continue
                 self._tried.append(replica.worker.id)
-                self.call.decision.choices += (Choice(replica.worker.id),)
                 attempt = self._attempt = Attempt(self, replica, self._shared.upstream)
                 try:
                     return await attempt.run()
@@ -226,6 +225,8 @@ class InFlight:
         shared, resolution, tried, now = self._shared, self.call.resolution, self._excluded(), self._now()
         demand = self.call.demand
         replica = resolution.choose(tried, now, shared.rng, demand)
+        if replica is not None:
+            self.call.decision.choices += (choice_of(replica.worker, resolution.groups, now),)
         if shared.debug:
             _log_choice(self.record.id, resolution, replica, tried, now, demand)
         return replica

@@ -126,10 +126,11 @@ class Replay:
             return Destination("", {}, "unknown model")
         except NoWorker as error:
             return Destination(error.model, {}, error.text)
+        rule = resolution.model if resolution.asked is None else resolution.asked.resolution.model
         limits = resolution.entry.limits if resolution.entry is not None else None
         if limits is not None and limits.context is not None and recorded.prompt_tokens > limits.context:
-            return Destination(resolution.model, {}, f"prompts longer than the limit of {limits.context} tokens")
-        return Destination(resolution.model, _shares(resolution, recorded))
+            return Destination(rule, {}, f"prompts longer than the limit of {limits.context} tokens")
+        return Destination(rule, _shares(resolution, recorded))
 
     def _name(self, recorded: Recorded) -> str:
         """Return the name that routes: of a virtual model its base's, unless the table has the name itself."""

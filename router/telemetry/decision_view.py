@@ -30,7 +30,9 @@ class AttemptView(msgspec.Struct, frozen=True, omit_defaults=True):
     worker: str
     failure: str = ""
     """Error class; "" if it did not fail before the client's response began."""
+    candidates: int = 1
     compared: tuple[ComparedView, ...] = ()
+    """The candidates with their scores, if they are few; else the chosen one."""
 
 
 class FallbackView(msgspec.Struct, frozen=True):
@@ -127,7 +129,7 @@ def view_decision(decision: Decision, offset: int) -> DecisionView:
         bytes=decision.size,
         prompt_tokens=record.prompt_tokens,
         completion_tokens=record.completion_tokens,
-        queued_ms=decision.queued_ms,
+        queued_ms=record.queue_ms,
         first_ms=record.first_ms,
         total_ms=record.total_ms,
         status=record.status,
@@ -169,7 +171,7 @@ def _view_attempt(choice: Choice, failure: str) -> AttemptView:
         ComparedView(worker.id, round(rank if rank > 0 else -1 / rank, 3), full=rank > 0)
         for worker, rank in zip(choice.compared, choice.ranks, strict=False)
     )
-    return AttemptView(choice.worker, failure, tuple(compared))
+    return AttemptView(choice.worker, failure, choice.candidates, tuple(compared))
 
 
 def _route(decision: Decision) -> dict[str, Any]:

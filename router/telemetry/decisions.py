@@ -12,6 +12,8 @@ from typing import Protocol
 
 import msgspec
 
+from vllama_pool.router.balance.group import Group
+from vllama_pool.router.balance.policies.least_load import SAMPLE_SIZE
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
@@ -43,10 +45,23 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
 
     worker: str
     """Its id."""
+    candidates: int = 1
+    """Their number."""
     compared: Sequence[Worker] = ()
-    """The candidates that the policy compared."""
+    """The candidates, if they are few; else the chosen one. Empty for a single candidate."""
     ranks: Sequence[float] = ()
     """Their `Worker.rank` at that time, in the same order."""
+
+
+def choice_of(worker: Worker, groups: Sequence[Group], now: float) -> Choice:
+    """Note the choice of a worker, before its request counts. The ranks of few candidates take less than 1 us."""
+    group = groups[0] if len(groups) == 1 else next((group for group in groups if worker in group), groups[0])
+    candidates = group.candidates(now)
+    count = len(candidates)
+    if count <= 1:
+        return Choice(worker.id)
+    compared = candidates if count <= SAMPLE_SIZE else (worker,)
+    return Choice(worker.id, count, compared, [each.rank(now) for each in compared])
 
 
 class Decision(msgspec.Struct, gc=False):
@@ -63,8 +78,6 @@ class Decision(msgspec.Struct, gc=False):
     """Hash of the text that decides the request's side of a split; 0 without one."""
     choices: tuple[Choice, ...] = ()
     """One per attempt."""
-    queued_ms: float = 0.0
-    """Time spent in the router's own queue."""
 
 
 class Decisions:

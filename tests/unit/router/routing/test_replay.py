@@ -134,7 +134,7 @@ def test_a_model_that_a_key_may_not_use_becomes_unroutable_for_it() -> None:
 
 def test_a_fallback_without_a_worker_for_the_target_is_a_move() -> None:
     comparison = run(replay(m={"serve": "unserved", "fallback": ["z"]}), recorded())
-    assert comparison.moves == {Move("m", "m", "z", "x", "z"): 1}
+    assert comparison.moves == {Move("m", "m", "m", "x", "z"): 1}
 
 
 def test_requests_that_were_refused_count_apart() -> None:

@@ -1,6 +1,7 @@
 """The bounded store of decisions."""
 
-from vllama_pool.router.telemetry.decisions import Decisions
+from tests.support.balance import Clock, found, group, pool_of, worker_in
+from vllama_pool.router.telemetry.decisions import Choice, Decisions, choice_of
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 
@@ -29,3 +30,33 @@ def test_a_limit_of_zero_keeps_nothing_but_still_hands_out_a_decision() -> None:
     decisions = Decisions(0)
     assert decisions.begin(RequestRecord(id="a"), 1, 10).size == 10
     assert len(decisions) == 0
+
+
+def test_a_choice_among_few_has_the_ranks_of_all_candidates() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"), found("b", slots=1))
+    pool.lease(worker_in(pool, "b"))
+    choice = choice_of(worker_in(pool, "a"), group(pool), clock())
+    assert (choice.worker, choice.candidates) == ("a", 2)
+    assert [worker.id for worker in choice.compared] == ["a", "b"]
+    assert list(choice.ranks) == [-1.0, 2.0]
+
+
+def test_a_choice_among_many_has_the_rank_of_the_chosen_one() -> None:
+    clock = Clock()
+    pool = pool_of(clock, *(found(f"w{number}") for number in range(9)))
+    choice = choice_of(worker_in(pool, "w3"), group(pool), clock())
+    assert (choice.candidates, [worker.id for worker in choice.compared]) == (9, ["w3"])
+
+
+def test_a_choice_of_the_only_candidate_compares_none() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"))
+    assert choice_of(worker_in(pool, "a"), group(pool), clock()) == Choice("a")
+
+
+def test_the_candidates_of_a_choice_are_those_of_its_workers_target() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a", "x"), found("b", "y"), found("c", "y"))
+    groups = (*group(pool, "x"), *group(pool, "y"))
+    assert [worker.id for worker in choice_of(worker_in(pool, "c"), groups, clock()).compared] == ["b", "c"]
