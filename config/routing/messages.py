@@ -10,6 +10,7 @@ from typing import Any
 from vllama_pool.config.routing.kinds import kind
 from vllama_pool.config.routing.places import Path, Problem, dotted
 from vllama_pool.config.routing.unknown_keys import is_section, unknown_key
+from vllama_pool.config.routing.variables import is_variable
 from vllama_pool.config.routing.yaml_document import Document
 from vllama_pool.config.routing.yaml_scalars import is_number
 
@@ -35,6 +36,23 @@ def without_values(problem: Problem, variables: Mapping[str, str]) -> Problem:
     return Problem(problem.place, problem.key, message)
 
 
+def _without_parts(message: str, given: _Given) -> str:
+    """Replace long parts of a value from the environment, which a message may have shortened."""
+    if not given.source or not isinstance(given.value, str):
+        return message
+    kept, start = "", 0
+    while start < len(message):
+        end = start
+        while end < len(message) and message[start : end + 1] in given.value:
+            end += 1
+        is_part = end - start >= _PART
+        kept += given.source if is_part else message[start]
+        start = end if is_part else start + 1
+    return kept
+
+
+_PART = 6
+"""Characters that a message and a value hardly have in common by chance."""
 _LONG = 4
 """Characters of a value that is replaced anywhere; a shorter one only between quotes."""
 
@@ -65,7 +83,7 @@ def _describe(error: Any, path: Path, given: _Given) -> str:
         case _ if value is None and path and not given.source:
             return "is empty; write something or leave the key out"
         case "value_error":
-            return str(context["error"])
+            return _without_parts(str(context["error"]), given)
         case "form":
             return f"expected {error['msg']}, got {given}; {_advice(given)}"
         case "literal_error":
@@ -107,7 +125,9 @@ def _correction(wanted: str, given: _Given) -> str:
     """Return the advice for a text where a number or a truth value belongs."""
     value = given.value
     if given.source:
-        return "write it without quotes" if is_number(str(value)) else "correct the variable"
+        if not is_number(str(value)):
+            return "correct the variable"
+        return "write it without quotes" if is_variable(given.source) else "write one variable and nothing else"
     if not isinstance(value, str):
         return "correct it"
     if wanted == "bool_type":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -303,6 +304,27 @@ def test_an_error_names_the_files_that_a_watch_must_follow(tmp_path: Path) -> No
     assert [path.name for path in raised.value.files] == ["routing.yaml", "missing.yaml", "a.yaml", "bad.yaml"]
     assert raised.value.patterns == (f"{tmp_path}/conf/*.yaml",)
     assert len(raised.value.revision) == 12
+
+
+def test_files_that_change_while_they_are_read_are_read_again(tmp_path: Path) -> None:
+    file = write(tmp_path, routing="include: [a.yaml]\nmodels: {old: {serve: '${NAME}'}}\n", a="models: {b: {}}\n")
+
+    class Changing(dict[str, str]):
+        """Replaces both files while the first one is read."""
+
+        reads = 0
+
+        def get(self, name: str, default: Any = None) -> Any:
+            self.reads += 1
+            if self.reads == 1:
+                write(
+                    tmp_path, routing="include: [a.yaml]\nmodels:\n  new: {serve: '${NAME}'}\n", a="models: {c: {}}\n"
+                )
+            return name if name == "NAME" else default
+
+    environment = Changing()
+    assert list(load(file, environment).models) == ["new", "c"]
+    assert environment.reads == 2
 
 
 def test_bytes_without_a_file_include_none() -> None:

@@ -159,6 +159,21 @@ def test_a_wrong_value_is_described_by_its_source() -> None:
     ]
 
 
+def test_a_part_of_a_long_value_never_appears_either() -> None:
+    secret = "correct horse battery staple, 'quoted', and more than forty characters"
+    for text in ("timeouts: {{stall: {}}}", "limits: {{wait: {}}}", "serve: {}", "split: {}", "aliases: [{}]"):
+        with pytest.raises(RoutingError) as raised:
+            parse(f"models:\n  x: {{{text.format(chr(39) + '${S}' + chr(39))}}}\n".encode(), "f", {"S": secret + "\n"})
+        assert not [word for word in ("correct horse", "battery", "quoted", "forty") if word in str(raised.value)]
+
+
+def test_a_variable_with_other_text_is_no_number() -> None:
+    assert problems("workers:\n  - url: http://a\n    slots: ${SLOTS}0\n") == [
+        "f.yaml:3:12: workers[0].slots: expected a whole number, got text from '${SLOTS}0'; "
+        "write one variable and nothing else"
+    ]
+
+
 def test_long_values_are_bounded() -> None:
     with pytest.raises(RoutingError, match="the values of the variables are too long; shorten them"):
         parse(("a: [" + "'${X}', " * 1000 + "]").encode(), "f.yaml", {"X": "x" * 5000})
