@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vllama_pool.config.names import MAX_CACHED_LENGTH, lookup_key
-from vllama_pool.config.patterns import Pattern, is_pattern, spellings
+from vllama_pool.config.patterns import is_pattern
+from vllama_pool.router.routing.pattern_index import PatternIndex
 
 if TYPE_CHECKING:
     from vllama_pool.config.routing.schema import RoutingFile
@@ -56,13 +57,13 @@ class NameList:
     def __init__(self, models: Iterable[str]) -> None:
         models = tuple(models)
         self._exact = frozenset(lookup_key(name) for name in models if not is_pattern(name))
-        self._patterns = tuple(Pattern(name) for name in models if is_pattern(name))
+        self._patterns = PatternIndex((name, None) for name in models if is_pattern(name))
 
     def allows(self, name: str) -> bool:
         key = lookup_key(name)
         if key in self._exact:
             return True
-        return any(pattern.matches(text) for text in spellings(key) for pattern in self._patterns)
+        return self._patterns.find(key) is not None
 
 
 class TableRights:

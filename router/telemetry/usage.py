@@ -37,7 +37,10 @@ class UsageByKey:
 
     def of(self, team: str, key: str) -> Usage:
         """Return a key's counts, the same object each time."""
-        return self._by_key.setdefault((team, key), Usage())
+        usage = self._by_key.get((team, key))
+        if usage is None:
+            usage = self._by_key[team, key] = Usage()
+        return usage
 
     def finished(self, record: RequestRecord) -> None:
         usage = self.of(record.team, record.client) if record.client else self.anonymous
