@@ -94,6 +94,7 @@ class InferenceHandler:
             decision = self.decisions.begin(record, arrived, len(body))
             resolution = self._resolve(operation, request.model, grant.rights, decision)
             if trace is not None:
+                trace.rights = grant.rights
                 trace.rule = resolution.rule if resolution.asked is None else resolution.asked.resolution.rule
             asker: Asker | None = None
             if resolution.needs_asker:

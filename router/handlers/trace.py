@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import quote
 
 from vllama_pool.router.proxy.client_writer import ClientWriter
+from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.routing.rules import Rule
 from vllama_pool.router.server.asgi import Headers, Scope, request_headers
 from vllama_pool.router.server.writer import WRITER, ResponseWriter
@@ -20,6 +21,8 @@ ATTEMPTS: Final = b"X-Vllama-Attempts"
 QUEUE: Final = b"X-Vllama-Queue-Ms"
 RULE: Final = b"X-Vllama-Rule"
 FALLBACK: Final = b"X-Vllama-Fallback"
+
+HIDDEN: Final = "(another model)"
 
 _EXPOSED: Final = (
     b"access-control-expose-headers",
@@ -48,6 +51,8 @@ class Trace:
         """`exposed`: to scripts of another origin."""
         self.rule: Rule | None = None
         """Of the requested name."""
+        self.rights: Rights | None = None
+        """Of the client's key. Targets outside them are not named."""
         self._record = record
         self._writer = writer
         self._exposed = exposed
@@ -72,11 +77,14 @@ class Trace:
         if self.rule is not None:
             headers.append((RULE, header_value(_described(self.rule))))
         if record.fallbacks:
-            moves = ", ".join(f"{move.reason}: {move.target}" for move in record.fallbacks)
+            moves = ", ".join(f"{move.reason}: {self._shown(move.target)}" for move in record.fallbacks)
             headers.append((FALLBACK, header_value(moves)))
         if self._exposed:
             headers.append(_EXPOSED)
         return headers
+
+    def _shown(self, target: str) -> str:
+        return target if self.rights is None or self.rights.allows(target) else HIDDEN
 
 
 class TracedWriter:

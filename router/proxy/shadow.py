@@ -266,7 +266,9 @@ class _Nobody:
 
 def copied(call: ForwardRequest, record: RequestRecord, resolution: Resolution, started: int) -> ForwardRequest:
     decision = type(call.decision)(record, started, call.size)
-    return ForwardRequest(call.operation, call.request, resolution, started, call.size, decision, (), call.asker)
+    return ForwardRequest(
+        call.operation, call.request, resolution, started, call.size, decision, (), call.asker, call.output
+    )
 
 
 def _is_drawn(call: ForwardRequest, request_id: str, rule: Rule, share: float) -> bool:

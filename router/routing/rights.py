@@ -61,9 +61,7 @@ class NameList:
 
     def allows(self, name: str) -> bool:
         key = lookup_key(name)
-        if key in self._exact:
-            return True
-        return self._patterns.find(key) is not None
+        return key in self._exact or self._patterns.find(key) is not None
 
 
 class TableRights:

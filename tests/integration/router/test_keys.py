@@ -31,6 +31,7 @@ TABLE = routing_table(
         "plan": {"aliases": ["idea"]},
         "brief": {"serve": "tiny", "limits": {"output": 3}},
         "gone": {"serve": "not-served-now"},
+        "tiny-up": {"serve": "not-served-now", "fallback": ["plan"]},
     },
     teams={
         "blue": {"models": ["tiny*"]},
@@ -79,9 +80,10 @@ def likeness(response: httpx.Response, name: str) -> tuple[int, dict[str, str], 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=map(str, REQUESTS))
 async def test_a_hidden_model_answers_as_an_unknown_one_on_every_operation(running: Fleet, request_: Request) -> None:
+    headers = {**ANNA, "x-vllama-trace": "1"}
     for hidden, unknown in HIDDEN.items():
         answers = [
-            likeness(await running.http.post(request_.path, **request_.content(name), headers=ANNA), name)
+            likeness(await running.http.post(request_.path, **request_.content(name), headers=headers), name)
             for name in (hidden, unknown)
         ]
         assert answers[0] == answers[1]
@@ -278,3 +280,20 @@ async def test_answers_are_cut_at_the_smaller_limit_of_key_team_and_entry(
         response = await running.http.post(request_.path, **request_.content(model), headers=asked)
         assert is_whole(request_, response), response.text
         assert (await running.record(name))["completion_tokens"] == tokens, model
+
+
+@pytest.mark.parametrize("request_", GENERATED, ids=map(str, GENERATED))
+async def test_the_right_to_an_entry_includes_its_fallbacks_and_the_keys_limits_hold_there(
+    running: Fleet, request_: Request
+) -> None:
+    for key, limited in ((ANNA, False), (FRED, True)):
+        name = f"fell-{request_}-{limited}".replace(" ", "-").replace("/", "-")
+        asked = {**key, "x-request-id": name, "x-vllama-trace": "1"}
+        response = await running.http.post(request_.path, **request_.content("tiny-up"), headers=asked)
+        assert is_whole(request_, response), response.text
+        assert "plan" not in response.text
+        shown = "no_worker: plan" if key is FRED else "no_worker: (another model)"
+        assert response.headers["x-vllama-fallback"] == shown
+        record = await running.record(name)
+        assert record["served"] == "plan"
+        assert (record["completion_tokens"] == 5) is limited

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.keys import rights
 from tests.support.tables import routing_table
 from vllama_pool.config.routing.table import Place
 from vllama_pool.router.handlers.trace import Trace, TracedWriter, begin_trace, header_value
@@ -60,6 +61,14 @@ def test_a_response_names_worker_attempts_time_in_queues_rule_and_fallbacks() ->
         b"X-Vllama-Rule": b"llama3* routing.yaml:12",
         b"X-Vllama-Fallback": b"overloaded: b, error: c",
     }
+
+
+def test_a_fallback_that_the_key_may_not_use_is_not_named() -> None:
+    writer = SendWriter(_send)
+    moves = (Fallback("overloaded", "theirs"), Fallback("error", "ours"))
+    trace = Trace(record(fallbacks=moves), writer, exposed=False)
+    trace.rights = rights("ours")
+    assert headers_of(trace, writer)[b"X-Vllama-Fallback"] == b"overloaded: (another model), error: ours"
 
 
 def test_a_refusal_before_any_attempt_has_no_worker_and_no_rule() -> None:

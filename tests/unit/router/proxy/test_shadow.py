@@ -15,6 +15,7 @@ from tests.support.forwarding import CHAT, END, HI, SERVED, StepClock, ok, refus
 from tests.support.tables import routing_table
 from tests.support.until import auntil
 from tests.support.upstream import FakeClient, FakeResponse, Hang, Script
+from vllama_pool.router.admission.output_cap import OutputCap
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.shadow import ShadowCopy, Shadows
 from vllama_pool.router.proxy.stalls import StallWatch
@@ -53,11 +54,14 @@ class Scene:
         self.metrics = ShadowMetrics()
         self.shadows = Shadows(upstream, lambda: self.routes, random.Random(1), self.metrics, processes)
 
-    def begin(self, request_id: str = "id", asker: Asker | None = None, **fields: Any) -> ShadowCopy | None:
+    def begin(
+        self, request_id: str = "id", asker: Asker | None = None, output: OutputCap | None = None, **fields: Any
+    ) -> ShadowCopy | None:
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
         request = CHAT.decode(json.dumps(body).encode())
         decision = Decision(RequestRecord(id=request_id), 0, 10)
-        call = ForwardRequest(CHAT, request, self.routes.resolve("m", self.pool), 0, 10, decision, (), asker)
+        resolution = self.routes.resolve("m", self.pool)
+        call = ForwardRequest(CHAT, request, resolution, 0, 10, decision, (), asker, output)
         return self.shadows.begin(call, request_id)
 
     def sent_body(self) -> dict[str, Any]:
@@ -206,6 +210,13 @@ async def test_a_target_with_an_entry_gets_that_entrys_settings() -> None:
     scene.begin()
     await scene.ended()
     assert (scene.sent_body()["model"], scene.sent_body()["max_tokens"]) == ("shade", 7)
+
+
+async def test_a_copy_has_the_limit_of_the_requests_key_on_its_answer() -> None:
+    scene = Scene(ok())
+    scene.begin(output=OutputCap(5))
+    await scene.ended()
+    assert scene.sent_body()["max_tokens"] == 5
 
 
 async def test_the_share_of_copied_requests_is_kept_and_the_draw_is_the_same_for_an_id() -> None:
