@@ -149,6 +149,11 @@ class Worker:
         return self._busy or 0 < self.slots <= self.in_flight + self._others_load
 
     @property
+    def answered_busy(self) -> bool:
+        """True after a Busy response, until the next report or success."""
+        return self._answered_busy
+
+    @property
     def beyond_slots(self) -> int:
         """Load minus slots; negative for free slots. With unknown slots: the length of its queue, or -1 if empty."""
         return self.load - self.slots if self.slots else self.last_report.waiting or -1

@@ -25,9 +25,10 @@ def make_policy(choice: PolicyChoice) -> Policy:
     return Session(choice.by) if choice.type == "session" else PrefixAffinity(choice.bound)
 
 
-def read_demand(policy: Policy, request: Any, asker: Asker | None, *, measured: bool) -> Demand:
-    """`asker`: of a request whose policy asks for an identity. `measured`: the prompt's size matters."""
-    key, prefixes = prompt_prefixes(request) if policy.reads_prefixes else NO_PREFIXES
+def read_demand(policy: Policy, model: str, request: Any, asker: Asker | None, *, measured: bool) -> Demand:
+    """`model`: its key. `asker`: of a request whose policy asks for an identity. `measured`: the prompt's size
+    matters."""
+    key, prefixes = prompt_prefixes(request, model) if policy.reads_prefixes else NO_PREFIXES
     if policy.by and asker is not None:
         key = identity_hash(asker.identity(policy.by))
     size = prompt_size(request) if measured else PromptSize()

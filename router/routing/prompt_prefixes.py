@@ -43,9 +43,12 @@ class PromptPrefixes(NamedTuple):
 NO_PREFIXES = PromptPrefixes()
 
 
-def prompt_prefixes(request: Any) -> PromptPrefixes:
-    """Return the hashes of a decoded request's prompt, which is found by the names of its fields."""
-    head, text = _divide(request)
+def prompt_prefixes(request: Any, model: str) -> PromptPrefixes:
+    """Return the hashes of a decoded request's prompt, which is found by the names of its fields.
+
+    `model`: the same for all names of one model.
+    """
+    head, text = _divide(request, model)
     if not text:
         return NO_PREFIXES
     seed = crc32(head)
@@ -54,9 +57,9 @@ def prompt_prefixes(request: Any) -> PromptPrefixes:
     return PromptPrefixes(_hash(crc32(start, seed), len(start)), _prefixes(text, seed))
 
 
-def _divide(request: Any) -> tuple[bytes, bytes]:
+def _divide(request: Any, model: str) -> tuple[bytes, bytes]:
     """Return the head and the rest, one message a line."""
-    head: list[Any] = [request.model, getattr(request, "tools", None), getattr(request, "template", None)]
+    head: list[Any] = [model, getattr(request, "tools", None), getattr(request, "template", None)]
     messages = getattr(request, "messages", None) or getattr(request, "conversation", None)
     system = getattr(request, "system", None)
     head.append(system if isinstance(system, str) or system is None else _constant(system))
@@ -68,13 +71,13 @@ def _divide(request: Any) -> tuple[bytes, bytes]:
 
 def _constant(blocks: Iterable[Any]) -> list[Any]:
     """Return the system texts without those that differ between requests of a conversation."""
-    return [block for block in blocks if not (block.text or "").startswith(VARYING)]
+    return [block for block in blocks if not getattr(block, "text", "").startswith(VARYING)]
 
 
 def _plain_prompt(request: Any) -> bytes:
     """Return the prompt of a completion: a text, texts, or tokens, after the tokens of earlier turns."""
     prompt = getattr(request, "prompt", None)
-    if not prompt:
+    if not prompt or getattr(request, "file", None) is not None:  # of a transcription, it is no prefix
         return b""
     context = getattr(request, "context", None)
     before = _encode(context)[:-1] if context else b""

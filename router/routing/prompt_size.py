@@ -14,6 +14,10 @@ LEAST_BYTES = 2
 MESSAGE_TOKENS = 16
 """Of the template, per message."""
 
+_TEXTS = ("text", "refusal", "thinking")
+_MEDIA = ("source", "image_url", "audio_url", "video_url", "input_audio")
+"""Fields of a message's parts."""
+
 
 class PromptSize(NamedTuple):
     at_least: int = 0
@@ -26,7 +30,7 @@ def prompt_size(request: Any) -> PromptSize:
     """Return the bounds for a decoded request, whose texts are found by the names of its fields."""
     texts = _Texts()
     texts.add(getattr(request, "system", None))
-    texts.add(getattr(request, "prompt", None))
+    texts.add(_longest(getattr(request, "prompt", None)))
     for message in getattr(request, "messages", None) or getattr(request, "conversation", None) or ():
         texts.add_message(message)
     tools = getattr(request, "tools", None)
@@ -59,11 +63,7 @@ class _Texts:
 
     def add_message(self, message: Any) -> None:
         self.count += 1
-        content = message.content
-        if isinstance(content, str):
-            self.size += len(content) if content.isascii() else _bytes(content)
-        elif content:
-            self.add(content)
+        self.add(message.content)
         if getattr(message, "images", None):
             self.has_media = True
         calls = getattr(message, "tool_calls", None)
@@ -71,14 +71,29 @@ class _Texts:
             self.size += len(msgspec.json.encode(calls))
 
     def _add_part(self, part: Any) -> None:
-        text = part if isinstance(part, str) else getattr(part, "text", None)
-        if isinstance(text, str):
-            self.size += _bytes(text)
-        elif isinstance(part, int):
+        if isinstance(part, int):
             self.tokens += 1
             self.size += 1
-        else:
-            self.has_media = True
+            return
+        if isinstance(part, str):
+            self.size += _bytes(part)
+            return
+        for name in _TEXTS:
+            text = getattr(part, name, None)
+            if isinstance(text, str):
+                self.size += _bytes(text)
+        self.add(getattr(part, "content", None))  # of a tool's result
+        arguments = getattr(part, "input", None)
+        if arguments:
+            self.size += len(msgspec.json.encode(arguments))
+        self.has_media = self.has_media or any(getattr(part, name, None) for name in _MEDIA)
+
+
+def _longest(prompt: Any) -> Any:
+    """Return the longest of several prompts: each has a context of its own."""
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        return max(prompt, key=len)
+    return prompt
 
 
 def _bytes(text: str) -> int:

@@ -216,7 +216,7 @@ class Resolution:
         """Return what its choice depends on in a decoded request. `asker`: of a request that needs one."""
         if not self.needs_demand:
             return PLAIN
-        return read_demand(self.policy, request, asker, measured=self.is_measured)
+        return read_demand(self.policy, self.key, request, asker, measured=self.is_measured)
 
     def choose(self, tried: Collection[str], now: float, rng: random.Random, demand: Demand = PLAIN) -> Replica | None:
         """None if every worker was tried."""

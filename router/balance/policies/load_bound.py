@@ -41,8 +41,8 @@ class LoadBound:
         return not load or load < self.limit
 
     def is_overloaded(self, worker: Worker) -> bool:
-        """True if the worker is full and would exceed the limit."""
-        return worker.full and worker.load >= self.limit
+        """True if the worker is full, and refuses requests or would exceed the limit."""
+        return worker.full and (worker.answered_busy or worker.load >= self.limit)
 
     @property
     def some_free(self) -> bool:

@@ -102,6 +102,15 @@ def test_a_model_of_one_window_and_a_plain_policy_reads_nothing_of_the_request()
     assert resolution.demand(object(), None) is PLAIN
 
 
+def test_all_names_of_a_model_keep_a_conversation_at_one_worker() -> None:
+    table, pool = routes(m={"policy": "prefix-affinity", "aliases": ["short"]}), workers()
+    for number in range(20):
+        request = chat(f"Question {number}?")
+        names = ("m", "M:latest", "short")
+        demands = {table.resolve(name, pool).demand(request, None) for name in names}
+        assert len(demands) == 1
+
+
 def test_nothing_is_read_for_the_only_worker() -> None:
     assert not routes(m={"policy": "prefix-affinity"}).resolve("m", workers(1)).needs_demand
     assert routes(m={"policy": "prefix-affinity"}).resolve("m", workers(2)).needs_demand

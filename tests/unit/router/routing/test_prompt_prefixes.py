@@ -9,15 +9,22 @@ import pytest
 
 from vllama_pool.router.protocol.anthropic.prompt import decode_message
 from vllama_pool.router.protocol.ollama.requests import decode_chat, decode_generate
+from vllama_pool.router.protocol.openai.audio.form import FormFile
+from vllama_pool.router.protocol.openai.audio.transcription import TranscriptionRequest
 from vllama_pool.router.protocol.openai.requests import CHAT, COMPLETION
 from vllama_pool.router.protocol.openai.responses.call import decode as decode_response
+from vllama_pool.router.routing import prompt_prefixes as module
 from vllama_pool.router.routing.prompt_prefixes import (
     KEY_BYTES,
     MAX_ENDS,
     NO_PREFIXES,
     PromptPrefixes,
-    prompt_prefixes,
 )
+
+
+def prompt_prefixes(request: Any) -> PromptPrefixes:
+    return module.prompt_prefixes(request, request.model)
+
 
 SYSTEM = "You are a helpful assistant of the town hall. " * 40
 Turns = list[tuple[str, str]]
@@ -161,6 +168,18 @@ def test_a_prompt_that_continues_has_the_earlier_ones_as_prefixes() -> None:
 )
 def test_a_request_without_a_prompt_has_no_hashes(request_: Any) -> None:
     assert prompt_prefixes(request_) == NO_PREFIXES
+
+
+def test_the_prompt_of_a_transcription_is_no_prefix() -> None:
+    request = TranscriptionRequest(model="m", file=FormFile(b"sound", "a.wav"), prompt="Names: Ada, Bob.")
+    assert prompt_prefixes(request) == NO_PREFIXES
+
+
+def test_system_blocks_of_other_kinds_count() -> None:
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
+    system = [{"type": "text", "text": "See:"}, image]
+    body = encoded(max_tokens=1, system=system, messages=items([("user", "?")]))
+    assert prompt_prefixes(decode_message(body)).key
 
 
 def test_system_messages_alone_are_a_prompt() -> None:

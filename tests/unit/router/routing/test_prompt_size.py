@@ -97,6 +97,26 @@ def test_images_have_no_upper_bound_and_their_bytes_do_not_count() -> None:
     assert max(size.at_least for size in sizes) < 10
 
 
+def test_calls_results_and_thoughts_in_blocks_count() -> None:
+    use = {"type": "tool_use", "id": "a", "name": "f", "input": {"text": TEXT}}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": TEXT}]}
+    thought = {"type": "thinking", "thinking": TEXT, "signature": "s"}
+    turns = [
+        {"role": "user", "content": "Call."},
+        {"role": "assistant", "content": [thought, use]},
+        {"role": "user", "content": [result]},
+    ]
+    size = prompt_size(decode_message(encoded(max_tokens=1, messages=turns)))
+    assert 1500 <= size.at_least <= 3 * 1600 <= size.at_most
+
+
+@pytest.mark.parametrize("prompts", [["word " * 100] * 50, [list(range(100))] * 50])
+def test_of_several_prompts_the_longest_counts(prompts: Any) -> None:
+    size = prompt_size(COMPLETION.decode(encoded(prompt=prompts)))
+    assert size.at_least <= 110
+    assert size.at_most < 400
+
+
 def test_tokens_are_counted() -> None:
     assert prompt_size(COMPLETION.decode(encoded(prompt=list(range(900))))).at_least >= 900
     size = prompt_size(decode_generate(encoded(prompt="Go on.", context=list(range(900)))))

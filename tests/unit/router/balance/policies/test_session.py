@@ -10,7 +10,7 @@ from vllama_pool.router.balance.lease import Errored
 from vllama_pool.router.balance.policies.session import Session
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.select import choose
-from vllama_pool.router.errors import Faulty
+from vllama_pool.router.errors import Busy, Faulty
 from vllama_pool.workers.registry.record import LoadReport
 
 POLICY = Session()
@@ -85,6 +85,16 @@ def test_sessions_keep_their_worker_while_all_workers_are_equally_full() -> None
     for _ in range(5):
         pool.lease(worker_in(pool, owner))
     assert worker_of(pool, clock, 7) != owner, "16 requests of 46 are more than 1.25 times the mean"
+
+
+def test_a_worker_that_refuses_requests_is_passed_over_until_its_next_report() -> None:
+    clock = Clock()
+    pool = pool_of(clock, *(found(name) for name in "abcd"))
+    owner = worker_of(pool, clock, 7)
+    pool.lease(worker_in(pool, owner)).release(Errored(Busy("queue is full")))
+    assert worker_of(pool, clock, 7) != owner
+    pool.report(owner, LoadReport())
+    assert worker_of(pool, clock, 7) == owner
 
 
 def test_one_bad_answer_moves_no_session() -> None:
