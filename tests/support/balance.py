@@ -37,18 +37,20 @@ def found(
     generation: int = 1,
     speed: float = 1.0,
     load: LoadReport | None = None,
+    tags: tuple[str, ...] = (),
 ) -> Discovered:
     """A discovered worker of `models`, by default "m"."""
     infos = tuple(ModelInfo(name=model) if isinstance(model, str) else model for model in models or ("m",))
     url = f"http://{worker_id}:8100"
-    record = WorkerRecord(id=worker_id, generation=generation, url=url, models=infos, slots=slots, speed=speed)
+    record = WorkerRecord(
+        id=worker_id, generation=generation, url=url, models=infos, slots=slots, speed=speed, tags=tags
+    )
     return Discovered(record, Endpoint(worker_id, 8100), load)
 
 
 def tagged(worker_id: str, *tags: str, model: ModelInfo | None = None) -> Discovered:
     """A discovered worker with these tags."""
-    one = found(worker_id, model or "m")
-    return Discovered(msgspec.structs.replace(one.record, tags=tags), one.endpoint)
+    return found(worker_id, model or "m", tags=tags)
 
 
 def pool_of(clock: Clock, *workers: Discovered, settled: bool = True, slots: int | None = None) -> Pool:

@@ -13,6 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from tests.support import selection_reference as reference
 from tests.support.balance import Clock, found, group
 from vllama_pool.config.names import lookup_key
+from vllama_pool.config.routing.model_entry import Selector
 from vllama_pool.router.balance.demand import Demand
 from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.lease import Abandoned, Completed, Errored, Lease, Outcome
@@ -23,7 +24,7 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.select import choose, count_untried
 from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
-from vllama_pool.workers.registry.record import LoadReport, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerState
 
 IDS = st.sampled_from(["a", "b", "c", "d"])
 NAMES = ("m", "lora", "M", "m:latest")
@@ -42,6 +43,16 @@ OUTCOMES = st.one_of(
     st.integers(0, 1000).map(Completed),
     FAILURES.map(lambda kind: Errored(kind("failed"))),
 )
+
+
+SELECTORS = st.builds(
+    Selector,
+    require=st.sampled_from([(), ("gpu",)]),
+    exclude=st.sampled_from([(), ("eu",)]),
+    prefer=st.sampled_from([(), ("eu",), ("eu", "gpu")]),
+)
+BOUNDS = ((0, 0), (1500, 0), (0, 1500), (900, 5000), (9000, 0))
+DEMANDS = tuple(Demand(at_least=least, at_most=most) for least, most in BOUNDS)
 
 
 class LastOf(Policy):
@@ -67,6 +78,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.refused: set[str] = set()
         self.turns = RoundRobin()
         self.plain_turns = reference.RoundRobin()
+        self.parts: list[tuple[str, Group, Selector, Group]] = []
 
     @rule(
         worker_id=IDS,
@@ -74,11 +86,21 @@ class PoolMachine(RuleBasedStateMachine):
         generation=st.integers(1, 3),
         slots=st.sampled_from([0, 2, 8]),
         load=st.one_of(st.none(), LOADS),
+        tags=st.sampled_from([(), ("gpu",), ("eu",), ("gpu", "eu")]),
+        window=st.sampled_from([0, 1000, 1000, 4000]),
     )
     def join(
-        self, worker_id: str, models: tuple[str, ...], generation: int, slots: int, load: LoadReport | None
+        self,
+        worker_id: str,
+        models: tuple[str, ...],
+        generation: int,
+        slots: int,
+        load: LoadReport | None,
+        tags: tuple[str, ...],
+        window: int,
     ) -> None:
-        self.pool.put(found(worker_id, *models, generation=generation, slots=slots, load=load))
+        infos = [ModelInfo(name=model, context_length=window) for model in models]
+        self.pool.put(found(worker_id, *infos, generation=generation, slots=slots, load=load, tags=tags))
         self.refused.discard(worker_id)
 
     @rule(worker_ids=st.sets(IDS))
@@ -182,6 +204,27 @@ class PoolMachine(RuleBasedStateMachine):
             assert any(one.serving for one in groups) == any(
                 replica.worker.is_open for replicas in plain for replica in replicas
             )
+
+    @rule(name=st.sampled_from(NAMES), selector=SELECTORS)
+    def hold_a_part(self, name: str, selector: Selector) -> None:
+        """Keep a part for the rest of the run, as a resolution does."""
+        for one in group(self.pool, name):
+            self.parts.append((name, one, selector, one.where(selector)))
+
+    @invariant()
+    def parts_are_those_of_a_plain_look_at_every_worker(self) -> None:
+        now = self.clock()
+        for name, whole, selector, part in self.parts[-6:]:
+            if group(self.pool, name) != (whole,):
+                continue
+            (plain,) = self.plain_groups((name,))
+            for demand in DEMANDS:
+                for tried in ((), ("a", "b")):
+                    ours, theirs = LastOf(), LastOf()
+                    chosen = choose((part,), tried, now, self.rng, ours, demand)
+                    expected = reference.choose_among(plain, selector, demand, tried, now, self.rng, theirs)
+                    assert chosen == expected
+                    assert ours.seen == theirs.seen
 
     def groups(self, names: Sequence[str]) -> tuple[Group, ...]:
         return tuple(one for name in names for one in group(self.pool, name))
