@@ -58,9 +58,11 @@ class ComparisonView(msgspec.Struct, frozen=True):
     refusals: tuple[RefusalView, ...] = ()
     rules: tuple[RuleChangeView, ...] = ()
     admitted: dict[str, int] = {}
+    live: bool = True
+    """By the workers of a running router. False: as if a worker served each target."""
 
 
-def view_comparison(comparison: Comparison) -> ComparisonView:
+def view_comparison(comparison: Comparison, *, live: bool) -> ComparisonView:
     moves = (
         MoveView(*move, round(count, 3), round(count / comparison.by_name[move.requested], 4), move in comparison.drawn)
         for move, count in comparison.moves.items()
@@ -81,13 +83,14 @@ def view_comparison(comparison: Comparison) -> ComparisonView:
         refusals=tuple(sorted(refusals, key=lambda refusal: (-refusal.requests, refusal.requested))),
         rules=tuple(sorted(changes, key=lambda change: (-change.requests, change.requested))),
         admitted=dict(comparison.admitted.most_common()),
+        live=live,
     )
 
 
 def comparison_text(view: ComparisonView) -> str:
-    return "\n".join(
-        [f"{view.requests:,} recorded requests", *_summary(view), *_refusals(view), *_moves(view), *_rules(view)]
-    )
+    assumed = "" if view.live else ", as if a worker served each target; --against last asks a running router"
+    title = f"{view.requests:,} recorded requests{assumed}"
+    return "\n".join([title, *_summary(view), *_refusals(view), *_moves(view), *_rules(view)])
 
 
 def _summary(view: ComparisonView) -> list[str]:

@@ -115,7 +115,7 @@ def _target(target: TargetView, live: bool) -> tuple[str, ...]:
 def _candidate(view: CandidateView, explanation: Explanation) -> tuple[str, ...]:
     chosen = view.worker == explanation.chosen and view.model == explanation.chosen_model and not view.left_out
     if view.left_out:
-        return OTHER, view.worker, view.model, f"left out: {view.left_out}"
+        return OTHER, view.worker, view.model, "left out", "", view.left_out
     load = view.in_flight + view.others
     return (
         CHOSEN if chosen else OTHER,

@@ -127,7 +127,8 @@ def _compare(source: str, table: routing.RoutingTable, current: Path | None, bas
 
     try:
         before = routing.load(current) if current is not None else None
-        return view_comparison(compare_tables(read_recording(source, base_url), table, before))
+        recording = read_recording(source, base_url)
+        return view_comparison(compare_tables(recording, table, before), live=recording.workers is not None)
     except (CommandFailed, routing.RoutingError) as error:
         raise CouldNotCheck(str(error)) from error
 

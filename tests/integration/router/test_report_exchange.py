@@ -126,7 +126,7 @@ def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         process.wait(60)
 
 
-async def test_every_process_serves_the_merged_workers_and_metrics_of_all(
+async def test_every_process_serves_the_merged_workers_metrics_and_decisions_of_all(
     served: tuple[subprocess.Popen[bytes], str],
 ) -> None:
     process, url = served
@@ -135,8 +135,9 @@ async def test_every_process_serves_the_merged_workers_and_metrics_of_all(
         httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http,
         contextlib.AsyncExitStack() as open_,
     ):
-        for _ in range(6):
-            answer = await open_.enter_async_context(http.stream("POST", "/api/chat", json=body))
+        for number in range(6):
+            headers = {"x-request-id": f"request-{number}"}
+            answer = await open_.enter_async_context(http.stream("POST", "/api/chat", json=body, headers=headers))
             assert answer.status_code == 200
 
         async def page() -> Any:
@@ -147,6 +148,12 @@ async def test_every_process_serves_the_merged_workers_and_metrics_of_all(
             pages = await page()
             assert pages["processes"] == {"total": 3, "answered": 3}
             assert [worker["in_flight"] for worker in pages["workers"]] == [6]
+        for number in range(6):
+            async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as fresh:
+                explained = (await fresh.get("/admin/explain", params={"request": f"request-{number}"})).json()
+                lines = (await fresh.get("/admin/decisions")).text.splitlines()
+            assert (explained["id"], explained["worker"]) == (f"request-{number}", "demo")
+            assert len(lines) == 6
         metrics = (await http.get("/metrics")).text
         in_flight = re.findall(r'vllama_worker_in_flight\{process="(\d)",worker="demo"\} (\d)', metrics)
         assert [index for index, _ in in_flight] == ["0", "1", "2"]

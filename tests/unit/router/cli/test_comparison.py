@@ -46,7 +46,7 @@ def test_the_text_of_a_comparison(tmp_path: Path) -> None:
     assert (
         result.stdout.partition("no problems\n")[2]
         == """\
-15 recorded requests
+15 recorded requests, as if a worker served each target; --against last asks a running router
   unchanged                8.5  56.7%
   moved to another target  2.5  16.7%
   become unroutable          3  20.0%

@@ -89,9 +89,9 @@ targets
   *  org/big    weight 19  95.0%  4 workers
      org/small   weight 1   5.0%  0 workers  require a100
 candidates
-     gpu-12  org/big  score 11.25         load 10/8 full  8 of this router, speed 0.80, load limit 6, passed over
-  *  gpu-2   org/big  score 0.50          load 3/8        slow start 0.25, context 32768
-     gpu-3   org/big  left out: draining
+     gpu-12  org/big  score 11.25  load 10/8 full  8 of this router, speed 0.80, load limit 6, passed over
+  *  gpu-2   org/big  score 0.50   load 3/8        slow start 0.25, context 32768
+     gpu-3   org/big  left out                     draining
 fallbacks
   no_worker  backup, then last; last would answer now
   error      backup; none has a worker now"""
