@@ -59,18 +59,26 @@ class Maintenance(Section):
 class Caps(Section):
     """Limits of a team or a key."""
 
-    concurrency: Positive | None = Field(None, description="Requests in progress.")
-    output: Positive | None = Field(None, description="Longest answer in tokens.")
+    concurrency: Positive | None = Field(
+        None,
+        description="Requests in progress, of all router processes together. One more gets a 429. Each process admits "
+        "its share, rounded up.",
+    )
+    output: Positive | None = Field(
+        None, description="Longest answer in tokens. The smallest limit of model, key and team counts."
+    )
 
 
 class Team(Section):
     """A group of keys."""
 
     models: Annotated[tuple[NameOrPattern, ...], Field(strict=False, max_length=1000)] | None = Field(
-        None, description="Models that its keys may use, as names or patterns. Left out: all."
+        None,
+        description="Models that its keys may use, as names, aliases or patterns. Others look unknown to them. Left "
+        "out: all.",
     )
     weight: Annotated[int, Field(ge=1, le=1000), BeforeValidator(whole)] = Field(
-        1, description="Share of a full pool, relative to other teams."
+        1, description="Share of a full pool, relative to others. Not supported yet."
     )
     limits: Caps | None = Field(None, description="Of all its keys together.")
 
@@ -78,9 +86,14 @@ class Team(Section):
 class Key(Team):
     """An API key."""
 
+    models: Annotated[tuple[NameOrPattern, ...], Field(strict=False, max_length=1000)] | None = Field(
+        None,
+        description="Models that it may use, as names, aliases or patterns, if its team may use them, too. Left out: "
+        "all.",
+    )
     sha256: Sha256 = Field(description="SHA-256 of the secret, in hex. `vllama key` makes both.")
     team: Label | None = Field(None, description="A name under `teams`.")
-    limits: Caps | None = None
+    limits: Caps | None = Field(None, description="Of this key.")
 
 
 class Reload(Section):
