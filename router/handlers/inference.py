@@ -23,7 +23,7 @@ from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.fallback import first_able
 from vllama_pool.router.proxy.in_flight import ClientGone, InFlight
-from vllama_pool.router.proxy.shadow import ShadowCopy, Shadows
+from vllama_pool.router.proxy.shadow import Shadows
 from vllama_pool.router.routing.asker import Asker
 from vllama_pool.router.routing.resolve import ModelRoutes, Resolution, UnknownModel
 from vllama_pool.router.routing.rights import Rights
@@ -156,8 +156,7 @@ class InferenceHandler:
         in_flight = self.begin(call, record, writer, partial(self._end, use))
         client_gone, rule = in_flight.client_gone, call.resolution.rule
         if rule is not None and rule.shadow is not None:
-            shadow = self.shadows.begin(call, record.id)
-            client_gone = client_gone if shadow is None else partial(_end_both, in_flight, shadow)
+            client_gone = self.shadows.follow(in_flight).client_gone
         stop_watching = on_disconnect(scope, receive, client_gone)
         try:
             direct = await in_flight.run()
@@ -180,11 +179,6 @@ class InferenceHandler:
         decision.resolution = asked
         decision.record.model = asked.model
         return resolution
-
-
-def _end_both(in_flight: InFlight, shadow: ShadowCopy) -> None:
-    in_flight.client_gone()
-    shadow.stop()
 
 
 def _note_fallback(resolution: Resolution, record: RequestRecord) -> None:

@@ -61,7 +61,7 @@ class InFlight:
     __slots__ = (
         *("_attempt", "_caps", "_context", "_failures", "_fallbacks", "_seat", "_seeks_room", "_shared", "_spoiled"),
         *("_task", "_tried"),
-        *("call", "client", "client_left", "on_answer", "record", "waiting"),
+        *("call", "client", "client_left", "on_answer", "on_send", "record", "waiting"),
     )
 
     def __init__(
@@ -96,6 +96,8 @@ class InFlight:
         self.record = record
         self.client = client
         self.on_answer = on_answer
+        self.on_send: Callable[[], None] | None = None
+        """Called once, before the first attempt."""
         self.waiting = True
         """The client's response has not begun."""
         self.client_left = False
@@ -135,6 +137,9 @@ class InFlight:
                     continue
                 self._tried.append(replica.worker.id)
                 attempt = self._attempt = Attempt(self, replica, self._shared.upstream)
+                if self.on_send is not None:
+                    on_send, self.on_send = self.on_send, None
+                    on_send()
                 try:
                     return await attempt.run()
                 except TransportError as error:

@@ -1,8 +1,8 @@
 """Shadow traffic: copies of some requests of an entry, sent to another model. Their answers are dropped.
 
-A copy is a task of its own. It waits for nothing: it is sent to a worker with a free slot, or not at all, and only
-while the target's workers have more free slots than copies in progress. It is tried once. It ends with its answer, or
-when the client of its request leaves, since nobody compares what has no answer.
+A copy is a task of its own. It follows its request: it begins when that is sent, and ends with its own answer, or when
+the client leaves, since nobody compares what has no answer. It waits for nothing: it is sent to a worker with a free
+slot, or not at all, and only while the target's workers have more free slots than copies in progress. It is tried once.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import AttemptFailed, ClientError, NoWorker, Refused
 from vllama_pool.router.proxy.attempt import Attempt, ForwardRequest, Upstream
 from vllama_pool.router.proxy.client_writer import ClientWriter
+from vllama_pool.router.proxy.in_flight import InFlight
 from vllama_pool.router.proxy.relay import Ending
 from vllama_pool.router.proxy.worker_errors import transport_failure
 from vllama_pool.router.routing.resolution import Resolution, UnknownModel
@@ -88,15 +90,18 @@ class Shadows:
     def __repr__(self) -> str:
         return f"<Shadows {len(self._tasks)} copies in progress>"
 
+    def follow(self, in_flight: InFlight) -> Follower:
+        """Copy a request when it is sent."""
+        return Follower(self, in_flight)
+
     def begin(self, call: ForwardRequest, request_id: str) -> ShadowCopy | None:
-        """Send a copy of a request whose entry has a shadow, if the request is drawn and there is room for the copy.
+        """Send a copy of a request if its entry has a shadow, it is drawn, and there is room for the copy.
 
         The copy starts in the next turn of the event loop, after the request.
         """
-        rule = call.resolution.rule
-        assert rule is not None  # its entry has a shadow
-        shadow = rule.shadow
-        if shadow is None or not _is_drawn(call, request_id, rule, shadow.share):
+        rule = call.resolution.rule  # perhaps of a fallback
+        shadow = rule.shadow if rule is not None else None
+        if rule is None or shadow is None or not _is_drawn(call, request_id, rule, shadow.share):
             return None
         try:
             aim = self._aim(call, rule.name, shadow)
@@ -124,7 +129,8 @@ class Shadows:
                 raise _NotSent(UNSUITABLE)
         except ClientError:
             raise _NotSent(UNSUITABLE) from None
-        return _Aim(entry, shadow.model, resolution, self._choose(resolution, in_progress))
+        demand = resolution.demand(call.request, call.asker) if resolution.needs_demand else PLAIN
+        return _Aim(entry, shadow.model, resolution, self._choose(resolution, in_progress, demand))
 
     def _resolve(self, call: ForwardRequest, name: str) -> Resolution:
         """A target with an entry of its own gets that entry's settings, any other those of the request's entry.
@@ -146,7 +152,7 @@ class Shadows:
             target.defaults = call.resolution.defaults
         return target
 
-    def _choose(self, resolution: Resolution, in_progress: int) -> Replica:
+    def _choose(self, resolution: Resolution, in_progress: int, demand: Demand) -> Replica:
         """Raises _NotSent."""
         now = self._upstream.clock.monotonic_ns() / 1e9
         workers = {worker for group in resolution.groups for worker in group}
@@ -156,7 +162,7 @@ class Shadows:
         free = {worker for worker in healthy if not worker.full and worker.beyond_slots < 0}
         if sum(-worker.beyond_slots for worker in free) <= in_progress:
             raise _NotSent(NO_FREE_SLOT)
-        replica = resolution.choose([worker.id for worker in workers - free], now, self._rng)
+        replica = resolution.choose([worker.id for worker in workers - free], now, self._rng, demand)
         if replica is None:
             raise _NotSent(NO_WORKER)
         return replica
@@ -179,6 +185,26 @@ class Shadows:
         elif (error := task.exception()) is not None:
             _log.error("a copy for %s failed", aim.target, exc_info=error)
         self._metrics.ended(aim.entry, aim.target, ended.record)
+
+
+class Follower:
+    """Begins the copy of a request with its first attempt, and ends it when the client leaves."""
+
+    __slots__ = ("_copy", "_in_flight", "_shadows")
+
+    def __init__(self, shadows: Shadows, in_flight: InFlight) -> None:
+        self._shadows = shadows
+        self._in_flight = in_flight
+        self._copy: ShadowCopy | None = None
+        in_flight.on_send = self._begin
+
+    def client_gone(self) -> None:
+        self._in_flight.client_gone()
+        if self._copy is not None:
+            self._copy.stop()
+
+    def _begin(self) -> None:
+        self._copy = self._shadows.begin(self._in_flight.call, self._in_flight.record.id)
 
 
 class ShadowCopy:

@@ -89,6 +89,29 @@ async def test_clients_that_leave_the_queue_make_room_and_leave_nothing_behind(t
         assert [answer.status_code for answer in answers] == [200] * 6
 
 
+async def test_a_reload_that_raises_a_limit_lets_those_that_wait_proceed_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_text("models: {tiny: {limits: {concurrency: 1}}}\n")
+    async with fleet(tmp_path, {"a": QUICK}, routing_file=file) as running:
+        running["a"].set_faults([faults.Hang(paths=(CHAT.worker_path,))])
+        tasks = [asyncio.create_task(ask(running, CHAT)) for _ in range(4)]
+        await auntil(lambda: _is(running, "vllama_queue_waiting", 3), 10, "three requests to wait")
+        for limit, waiting in ((3, 1), (2, 1), (4, 0)):
+            file.write_text(f"models: {{tiny: {{limits: {{concurrency: {limit}}}}}}}\n")
+            await auntil(lambda: _has_limit(running, waiting), 10, "the new limit")  # noqa: B023
+        assert await gauge(running, "vllama_queue_in_progress") == 4
+        file.write_text("models: {}\n")
+        await auntil(lambda: _is(running, "vllama_queue_in_progress", -1), 10, "the limit to be gone")
+        running["a"].set_faults([])
+        for task in tasks:
+            task.cancel()
+        assert is_whole(CHAT, await ask(running, CHAT))
+
+
+async def _has_limit(running: Fleet, waiting: int) -> bool:
+    return await gauge(running, "vllama_queue_waiting") == waiting
+
+
 async def test_a_limit_on_waiting_requests_alone_bounds_those_that_wait_for_the_workers(tmp_path: Path) -> None:
     narrow = Options(model="tiny", tokens_per_second=500, ttft=0.01, answer_tokens=12, slots=1)
     async with fleet(tmp_path, {"a": narrow}, table=limited("{queue: 2}")) as running:

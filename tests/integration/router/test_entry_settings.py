@@ -9,8 +9,21 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.entry_requests import (
+    CALLERS,
+    CHATS,
+    GENERATED,
+    WORDS,
+    Asked,
+    after_a_call,
+    limits_of,
+    long,
+    most,
+    with_system,
+    with_tools,
+)
 from tests.support.fleet.live import Fleet, fleet
-from tests.support.operations import REQUESTS, Request, is_whole
+from tests.support.operations import Request, is_whole
 from vllama_pool.config.routing.table import parse
 from vllama_pool.workers.simulated.options import Options
 
@@ -32,50 +45,13 @@ WORKERS = {
     "b": Options(model="embedder", embedding=True, slots=32),
     "c": Options(model="ears", tokens_per_second=5000, ttft=0.001, answer_tokens=40, slots=32, transcription=True),
 }
-GENERATED = tuple(request for request in REQUESTS if not (request.embeds or request.counts or request.hears))
 every = pytest.mark.parametrize("request_", GENERATED, ids=map(str, GENERATED))
-WORDS = "one two three four five six seven eight nine ten " * 40
 
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
     async with fleet(tmp_path, WORKERS, table=TABLE) as running:
         yield running
-
-
-class Asked:
-    """Sends requests with ids, to find their records."""
-
-    def __init__(self, running: Fleet) -> None:
-        self.running = running
-        self.count = 0
-
-    async def ask(self, request: Request, model: str, **fields: Any) -> tuple[httpx.Response, dict[str, Any]]:
-        """Return the response and the record."""
-        self.count += 1
-        name = f"r{self.count}"
-        content = request.content(model)
-        content["json"].update(fields)
-        response = await self.running.http.post(request.path, **content, headers={"x-request-id": name})
-        return response, await self.running.record(name)
-
-    async def prompt(self, request: Request, model: str, **fields: Any) -> int:
-        """Return the tokens of the prompt."""
-        response, record = await self.ask(request, model, **fields)
-        assert is_whole(request, response), response.text
-        return int(record["prompt_tokens"])
-
-
-def with_system(request: Request, text: str) -> dict[str, Any]:
-    """Return the fields of a request with a system text."""
-    if request.path == "/api/generate" or request.path == "/v1/messages":
-        return {"system": text}
-    if request.path == "/v1/responses":
-        return {"instructions": text}
-    return {"messages": [{"role": "system", "content": text}, *request.fields["messages"]]}
-
-
-CHATS = tuple(request for request in GENERATED if request.path != "/v1/completions")
 
 
 @pytest.mark.parametrize("request_", CHATS, ids=map(str, CHATS))
@@ -95,20 +71,6 @@ async def test_the_entrys_system_text_is_shown_as_a_modelfiles(running: Fleet) -
     assert tags["told:latest"] != tags["plain:latest"]  # some clients hide models with equal digests
 
 
-def limits_of(request: Request) -> list[dict[str, Any]]:
-    """Return fields that ask for more than the limit on the answer."""
-    if request.path.startswith("/api/"):
-        return [{}, {"options": {"num_predict": -1}}, {"options": {"num_predict": 30, "seed": 1}}]
-    names = {
-        "/v1/chat/completions": ("max_tokens", "max_completion_tokens"),
-        "/v1/responses": ("max_output_tokens",),
-    }
-    fields: list[dict[str, Any]] = [{name: 30} for name in names.get(request.path, ("max_tokens",))]
-    if request.path in ("/v1/chat/completions", "/v1/completions"):
-        fields.append({"max_tokens": 30, "min_tokens": 20})
-    return fields if request.path == "/v1/messages" else [{}, *fields]
-
-
 @every
 async def test_answers_are_cut_at_the_entrys_limit_and_never_refused(running: Fleet, request_: Request) -> None:
     asked = Asked(running)
@@ -116,10 +78,7 @@ async def test_answers_are_cut_at_the_entrys_limit_and_never_refused(running: Fl
         response, record = await asked.ask(request_, "brief", **fields)
         assert is_whole(request_, response), (fields, response.text)
         assert record["completion_tokens"] == 5, fields
-    fewer = {"options": {"num_predict": 3}} if request_.path.startswith("/api/") else {"max_tokens": 3}
-    if request_.path == "/v1/responses":
-        fewer = {"max_output_tokens": 3}
-    _, record = await asked.ask(request_, "brief", **fewer)
+    _, record = await asked.ask(request_, "brief", **most(request_, 3))
     assert record["completion_tokens"] == 3
 
 
@@ -135,14 +94,6 @@ async def test_transcripts_are_cut_at_the_entrys_limit(running: Fleet) -> None:
         assert response.status_code == 200
     longer = await running.http.post("/v1/audio/transcriptions", data={"model": "ears"}, files=files)
     assert len(response.json()["text"]) < len(longer.json()["text"])
-
-
-def long(request: Request) -> dict[str, Any]:
-    """Return the fields of a prompt beyond the limit."""
-    turns = [{"role": role, "content": WORDS} for role in ("user", "assistant")]
-    if "messages" in request.fields:
-        return {"messages": [*turns, *turns, *request.fields["messages"]]}
-    return {"input" if "input" in request.fields else "prompt": WORDS}
 
 
 @every
@@ -169,12 +120,7 @@ async def test_a_prompt_beyond_the_entrys_context_is_shortened_or_refused_as_by_
 @every
 async def test_prompt_and_answer_together_stay_within_the_entrys_context(running: Fleet, request_: Request) -> None:
     asked = Asked(running)
-    most = {"max_tokens": 5000}
-    if request_.path.startswith("/api/"):
-        most = {"options": {"num_predict": 5000}}  # type: ignore[dict-item]
-    elif request_.path == "/v1/responses":
-        most = {"max_output_tokens": 5000}
-    for fields in ({}, most):
+    for fields in ({}, most(request_, 5000)):
         if fields or request_.path != "/v1/messages":
             response, record = await asked.ask(request_, "small", **fields)
             assert is_whole(request_, response), response.text
@@ -210,36 +156,7 @@ async def test_texts_beyond_the_entrys_context_are_truncated_or_refused(running:
         assert (await post(path, **fields)).status_code == 200
 
 
-CALLERS = tuple(request for request in CHATS if request.path != "/api/generate")
 callers = pytest.mark.parametrize("request_", CALLERS, ids=map(str, CALLERS))
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
-
-
-def with_tools(request: Request) -> dict[str, Any]:
-    if request.path == "/v1/messages":
-        return {"tools": [{"name": "weather", "input_schema": SCHEMA}], "tool_choice": {"type": "any"}}
-    if request.path == "/v1/responses":
-        tools: list[Any] = [{"type": "function", "name": "weather", "parameters": SCHEMA}]
-        return {"tools": tools, "tool_choice": "required"}
-    tools = [{"type": "function", "function": {"name": "weather", "description": "d", "parameters": SCHEMA}}]
-    return {"tools": tools} if request.path == "/api/chat" else {"tools": tools, "tool_choice": "required"}
-
-
-def after_a_call(request: Request) -> dict[str, Any]:
-    """Return the fields of a conversation with a tool's call and result."""
-    question = {"role": "user", "content": "weather?"}
-    if request.path == "/v1/messages":
-        call = {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Rome"}}
-        result = {"type": "tool_result", "tool_use_id": "c1", "content": "sunny"}
-        turns = [question, {"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
-        return {"messages": turns}
-    if request.path == "/v1/responses":
-        made = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city":"Rome"}'}
-        return {"input": [question, made, {"type": "function_call_output", "call_id": "c1", "output": "sunny"}]}
-    arguments: Any = {"city": "Rome"} if request.path == "/api/chat" else '{"city":"Rome"}'
-    called = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
-    answer = {"role": "assistant", "content": "", "tool_calls": [called]}
-    return {"messages": [question, answer, {"role": "tool", "content": "sunny", "tool_call_id": "c1"}]}
 
 
 @callers

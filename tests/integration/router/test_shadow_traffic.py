@@ -87,6 +87,17 @@ async def test_a_shadow_that_hangs_or_fails_changes_nothing_for_clients(running:
     assert await in_flight(running, "b") == 10
 
 
+async def test_a_request_that_is_refused_is_not_copied(tmp_path: Path) -> None:
+    table = parse(b"models: {tiny: {limits: {concurrency: 1, queue: 0}, shadow: {model: shade, share: 1.0}}}")
+    async with fleet(tmp_path, {name: WORKERS[name] for name in "ab"}, table=table) as running:
+        running["a"].set_faults([faults.Hang(paths=(PLAIN.worker_path,))])
+        task = asyncio.create_task(ask(running, PLAIN))
+        await auntil(lambda: _is(running, "sent_total", 1), 10, "the first request to be copied")
+        assert (await ask(running, PLAIN)).status_code == 503
+        assert await counted(running, "sent_total") == 1
+        task.cancel()
+
+
 async def test_a_copy_ends_when_its_client_leaves(running: Fleet) -> None:
     for name in ("a", "b"):
         running[name].set_faults([faults.Hang(paths=(PLAIN.worker_path,))])
