@@ -2,13 +2,17 @@
 
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
+from tests.support.operations import REQUESTS, Request
 from vllama_pool.router.protocol.anthropic.prompt import decode_message
+from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.ollama.requests import decode_chat, decode_generate
 from vllama_pool.router.protocol.openai.requests import CHAT, COMPLETION
 from vllama_pool.router.protocol.openai.responses.call import decode as decode_response
+from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.routing.asker import Asker
 
 SYSTEM, FIRST = "You are Mario.", "Where is the castle?"
@@ -119,3 +123,21 @@ def test_the_digest_of_a_long_opening_covers_its_begin() -> None:
     long = ["x" * 20_000 + end for end in ("a", "b")]
     first, second = (Asker(decode_generate(encoded(prompt=text))).conversation for text in long)
     assert first == second
+
+
+def decoded(request: Request) -> Any:
+    operation = next(each for each in operations(SystemClock()) if each.path == request.path)
+    sent = httpx.Request("POST", "http://router", **request.content("m"))
+    if operation.decode_form is not None and request.hears:
+        return operation.decode_form(sent.headers["content-type"], sent.read())
+    return operation.decode(sent.read())
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=map(str, REQUESTS))
+def test_every_operations_requests_have_a_user_and_a_conversation(request_: Request) -> None:
+    first, second = (Asker(decoded(request_), client="10.0.0.1") for _ in range(2))
+    assert first.user == "10.0.0.1"
+    assert first.conversation
+    assert first.conversation == second.conversation
+    has_texts = {"messages", "prompt", "input"} & request_.fields.keys() and not request_.embeds
+    assert (first.conversation != "10.0.0.1") == bool(has_texts) or request_.embeds
