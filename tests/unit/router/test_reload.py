@@ -235,6 +235,37 @@ async def test_a_change_between_the_start_and_the_first_poll_is_noticed(tmp_path
         await auntil(lambda: router.live == "y")
 
 
+@pytest.mark.parametrize("include", ["teams.yaml", "conf.d/*.yaml"])
+async def test_an_include_is_watched_also_while_it_is_broken_or_empty(router: Router, include: str) -> None:
+    folder = router.file.parent
+    (folder / "conf.d").mkdir()
+    included = folder / include.replace("*", "more")
+    if "*" not in include:
+        included.write_text("{}\n")
+    router.file.write_text(f"include: ['{include}']\n{SECOND}")
+    await auntil(lambda: router.live == "y")
+    for number, text in enumerate((BROKEN, ""), 1):
+        included.write_text(text)
+        await router.failed(number)
+        assert [problem.file for problem in router.reloader.state.problems] == [str(included)]
+    included.write_text("models: {b: {serve: z}}\n")
+    await auntil(lambda: "b" in router.applied[-1].models)
+    included.unlink()
+    if "*" in include:
+        await auntil(lambda: "b" not in router.applied[-1].models)
+    else:
+        await router.failed(3)
+
+
+async def test_a_new_include_that_is_broken_takes_effect_when_it_is_corrected(router: Router) -> None:
+    included = router.file.with_name("teams.yaml")
+    included.write_text(BROKEN)
+    router.file.write_text("include: [teams.yaml]\n")
+    await router.failed()
+    included.write_text(SECOND)
+    await auntil(lambda: router.live == "y")
+
+
 def test_the_message_about_many_orphans_is_short() -> None:
     problem = orphan_problem(Path("routing.yaml"), [f"model-{number}" for number in range(1000)])
     assert "and 990 more" in problem.message

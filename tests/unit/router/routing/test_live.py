@@ -30,3 +30,14 @@ def test_prepared_routes_take_effect_in_one_step_and_what_was_resolved_stays() -
     assert made_after == [None, first]
     assert ids(live().resolve("m", pool).replicas) == ["b"]
     assert ids(resolution.replicas) == ["a"]
+
+
+def test_requests_in_flight_still_find_the_fallbacks_of_replaced_routes() -> None:
+    pool = pool_of(Clock(), found("a", "x"), found("b", "y"))
+    table = routing_table(models={"m": {"serve": "x", "fallback": ["n"]}, "n": {"serve": "y"}})
+    live = LiveRoutes(table, lambda table, before: ModelRoutes(table, random.Random(1), previous=before))
+    resolution = live().resolve("m", pool)
+    live.prepare(routing_table(models={"m": {"serve": "x"}}))()
+    fallback = resolution.next("error", ())
+    assert fallback is not None
+    assert ids(fallback.replicas) == ["b"]
