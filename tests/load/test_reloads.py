@@ -1,0 +1,99 @@
+"""Fifty reloads in a minute under 200 streams, and the pauses that a reload of 5,000 models makes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.fleet.reloads import Clients, Measured, Save, connected, rename, running, write, write_in_pieces
+from tests.support.fleet.streams import Figures
+from vllama_pool.config.routing.table import RoutingTable, load
+from vllama_pool.config.routing.watch import FileWatch, Watched
+from vllama_pool.router.reload import Fleet, Reloader, ReloadRequest
+from vllama_pool.router.routing.live import LiveRoutes
+from vllama_pool.router.routing.resolve import ModelRoutes
+
+pytestmark = pytest.mark.load
+
+STREAMS = 200
+PERIOD = 1.2
+"""Seconds: fifty in a minute."""
+
+
+def saves() -> list[Save | None]:
+    """Thirty written, five renamed, five written in pieces, ten broken, in any order."""
+    every: list[Save | None] = [*[write] * 30, *[rename] * 5, *[write_in_pieces] * 5, *[None] * 10]
+    random.Random(11).shuffle(every)
+    return every
+
+
+@pytest.mark.timeout(300)
+async def test_fifty_reloads_in_a_minute_disturb_none_of_200_streams(tmp_path: Path, record_property: Figures) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_text("models: {m: {serve: x}}\n")
+    measured = Measured()
+    with running(tmp_path, file) as serve:
+        async with connected(serve, file) as router, Clients(router).running(STREAMS) as clients:
+            began = time.monotonic()
+            await measured.exercise(router, saves(), PERIOD)
+            took = time.monotonic() - began
+        requests = [one for one in serve.requests().values() if one["operation"] == "chat"]
+    effects = sorted(measured.effects)
+    record_property(
+        "figure",
+        f"{len(effects)} reloads and 10 refused files in {took:.0f} s under {STREAMS} streams: save to effect in 3 "
+        f"processes {effects[len(effects) // 2]:.2f} s in the middle, {effects[-1]:.2f} s at most; "
+        f"{clients.complete} answers complete, {len(clients.broken)} broken; "
+        f"{clients.longest_pause:.2f} s between two lines at most, of 0.2 s",
+    )
+    assert clients.broken == []
+    assert clients.complete >= STREAMS
+    assert {(one["outcome"], one["attempts"]) for one in requests} == {("complete", 1)}
+    assert {one["served"] for one in requests} == {"x", "y"}
+    assert effects[len(effects) // 2] <= 1.0
+
+
+def large_table(target: int) -> str:
+    entry = "  model-{0}: {{serve: org/served-{1}, aliases: [alias-{0}], options: {{temperature: 0.7, top_k: 40}}}}\n"
+    return "models:\n" + "".join(entry.format(number, number + target) for number in range(5000))
+
+
+async def test_a_reload_of_5000_models_does_not_stop_the_event_loop(tmp_path: Path, record_property: Figures) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_text(large_table(0))
+    watch = FileWatch(Watched((file,)))
+    began = time.monotonic()
+    first = load(file)
+    blocking = time.monotonic() - began
+    routes = LiveRoutes(first, lambda table, before: ModelRoutes(table, random.Random(1), previous=before))
+    reloader = Reloader(first, watch, (routes.prepare,), Fleet(no_orphans, no_revisions), ReloadRequest())
+    running = asyncio.create_task(reloader.run())
+    pauses, effects = [], []
+    for number in range(1, 4):
+        file.write_text(large_table(number))
+        saved = last = time.monotonic()
+        while reloader.state.reloads < number:
+            await asyncio.sleep(0.001)
+            now = time.monotonic()
+            pauses.append(now - last)
+            last = now
+        effects.append(last - saved)
+    running.cancel()
+    record_property(
+        "figure",
+        f"a reload of 5,000 models takes effect in {max(effects):.2f} s at most, and pauses the event loop for "
+        f"{max(pauses) * 1000:.0f} ms at most (loaded in the event loop it would be {blocking * 1000:.0f} ms)",
+    )
+    assert max(pauses) < blocking / 2
+
+
+async def no_orphans(table: RoutingTable) -> list[str]:
+    return []
+
+
+async def no_revisions() -> list[str]:
+    return []
