@@ -66,7 +66,7 @@ def compose(parser: EventParser, file: str) -> Node | None:
         handler = handler_of(type(event))
         if handler is not None:
             handler(event)
-    return composer.root
+    return composer.take()
 
 
 class _Composer:
@@ -85,6 +85,13 @@ class _Composer:
             yaml.AliasEvent: self._alias,
             yaml.DocumentStartEvent: self._document,
         }
+
+    def take(self) -> Node | None:
+        """Return the top node, and let go of it: a large tree must not wait for the garbage collector, which pauses the
+        router."""
+        root, self.root = self.root, None
+        self._anchors.clear()
+        return root
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         node = Scalar(self._place(event), event.value, event.tag, not event.style)
