@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Itera
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from litestar import Litestar
@@ -37,6 +38,7 @@ from vllama_pool.router.handlers.inference import InferenceHandler
 from vllama_pool.router.handlers.models import model_routes
 from vllama_pool.router.handlers.openai_models import openai_model_routes
 from vllama_pool.router.instance import RouterInstance
+from vllama_pool.router.last_table import LastTable
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, ModelUses
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
@@ -114,11 +116,13 @@ def create_app(
     log_stream: BinaryIO | None = None,
     instance: RouterInstance | None = None,
     reload_request: ReloadRequest | None = None,
+    last_table: LastTable | None = None,
 ) -> Gate:
-    """Build the application. Raises RoutingError for an invalid routing file."""
+    """Build the application. Raises RoutingError for an invalid routing file, unless `last_table` has a table."""
     watch = FileWatch(Watched((settings.routing_file,))) if settings.routing_file and table is None else None
+    last_table, reload_request = last_table or LastTable(), reload_request or ReloadRequest()
     if table is None:
-        table = load(settings.routing_file) if settings.routing_file else RoutingTable()
+        table = _first_table(settings.routing_file, last_table, reload_request)
     collaborators = Collaborators(
         client or UpstreamClient(), clock or SystemClock(), rng or random.Random(), log_stream or sys.stdout.buffer
     )
@@ -202,7 +206,8 @@ def create_app(
             watch,
             parts,
             Fleet(orphans, live_revisions),
-            reload_request or ReloadRequest(),
+            reload_request,
+            last_table,
             logs=exchange.index == 0,
         )
         if watch is not None
@@ -265,6 +270,17 @@ def create_app(
     access = Access.from_settings(settings, keys.grants, [host_name])
     gate = Gate(dispatcher, access, finished, on_refusal, collaborators.clock.monotonic_ns)  # a reload uses it
     return gate
+
+
+def _first_table(file: Path | None, last: LastTable, request: ReloadRequest) -> RoutingTable:
+    """Return the table of the processes before this one, whose file is then judged as a reload; else the file's."""
+    if file is None:
+        return RoutingTable()
+    table = last.read()
+    if table is None:
+        return load(file)
+    request()
+    return table
 
 
 def _clock_offset(clock: Clock) -> int:

@@ -25,6 +25,7 @@ from vllama_pool.config.settings import RouterSettings, error_lines
 from vllama_pool.router.app import create_app
 from vllama_pool.router.descriptors import allow_many_descriptors
 from vllama_pool.router.instance import LISTEN_FD, PROCESS, RouterInstance
+from vllama_pool.router.last_table import LastTable
 from vllama_pool.router.reload import ReloadRequest
 from vllama_pool.router.server.connection_lifetime import enable_keepalive
 from vllama_pool.router.server.gate import Gate
@@ -98,7 +99,8 @@ def main() -> None:
         settings = RouterSettings()
         configure_logging(settings.log_level)
         instance = RouterInstance.parse(os.environ[PROCESS])
-        app = create_app(settings, instance=instance, reload_request=reload_request)
+        last_table = LastTable.from_environment(os.environ)
+        app = create_app(settings, instance=instance, reload_request=reload_request, last_table=last_table)
     except ValidationError as error:
         for line in error_lines(error):
             sys.stderr.write(f"vllama: {line}\n")

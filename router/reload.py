@@ -24,6 +24,7 @@ from vllama_pool.config.printable import printable
 from vllama_pool.config.redaction import redacted
 from vllama_pool.config.routing.table import Place, Problem, RoutingError, RoutingTable, load
 from vllama_pool.config.routing.watch import FileWatch, Watched
+from vllama_pool.router.last_table import LastTable
 from vllama_pool.router.telemetry.routing_file import FileProblem, RoutingFileState
 
 SWITCH_INTERVAL = 0.0005
@@ -91,16 +92,20 @@ class Reloader:
         parts: Sequence[Prepare],
         fleet: Fleet,
         request: ReloadRequest,
+        last: LastTable,
         *,
         logs: bool = True,
     ) -> None:
-        """`table` is live. `watch` began before it was read. `logs`: False if another process logs the same."""
+        """`table` is live. `watch` began before it was read. `last` keeps what is live. `logs`: False if another
+        process logs the same."""
         self._file = table.files[0]
         self._live = table
         self._watch = watch
         self._parts = tuple(parts)
         self._fleet = fleet
         self._request = request
+        self._last = last
+        self._kept: RoutingTable | None = None
         self._logs = logs
         self._candidate: _Reading | None = None
         self._adopt_at = 0.0
@@ -115,6 +120,9 @@ class Reloader:
         thread = ThreadPoolExecutor(1, "routing file")
         try:
             while True:
+                if self._kept is not self._live:
+                    self._kept = self._live
+                    await asyncio.get_running_loop().run_in_executor(thread, self._last.keep, self._live)
                 await asyncio.sleep(self._watch.interval)
                 await self._turn(thread)
         finally:

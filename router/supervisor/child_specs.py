@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from vllama_pool.router.instance import LISTEN_FD, PROCESS, RouterInstance
+from vllama_pool.router.last_table import LAST_TABLE_FD
 from vllama_pool.router.supervisor.child import ChildKind, ChildSpec
 from vllama_pool.workers.agent.command_line import WorkerSpec
 
@@ -26,17 +27,18 @@ def agent_child_spec(spec: WorkerSpec, environ: Mapping[str, str]) -> ChildSpec:
 
 
 def router_child_specs(
-    instances: Sequence[RouterInstance], listening: int, environ: Mapping[str, str]
+    instances: Sequence[RouterInstance], listening: int, environ: Mapping[str, str], last_table: int | None = None
 ) -> list[ChildSpec]:
-    """Return the router processes, which share the listening socket's descriptor."""
+    """Return the router processes, which share the descriptors of the listening socket and of the last table."""
     argv = (*PYTHON, "-m", "vllama_pool.router.start")
+    memory = {LAST_TABLE_FD: str(last_table)} if last_table is not None else {}
     return [
         ChildSpec(
             ChildKind.ROUTER,
             f"router-{instance.index}",
             argv,
-            {**environ, LISTEN_FD: str(listening), PROCESS: str(instance)},
-            (listening,),
+            {**environ, LISTEN_FD: str(listening), PROCESS: str(instance), **memory},
+            (listening,) if last_table is None else (listening, last_table),
         )
         for instance in instances
     ]

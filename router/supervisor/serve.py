@@ -17,6 +17,7 @@ from vllama_pool.config.routing.key_checks import check_keys
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.config.startup_checks import startup_problem
 from vllama_pool.router.instance import RouterInstance
+from vllama_pool.router.last_table import make_memory
 from vllama_pool.router.supervisor.checks import CannotLaunch, check_machine, check_ports, check_worker
 from vllama_pool.router.supervisor.child import Child
 from vllama_pool.router.supervisor.child_specs import agent_child_spec, router_child_specs
@@ -74,7 +75,7 @@ def serve(
         instances = RouterInstance.new_family(settings.processes)
         supervisor = Supervisor(
             specs=[
-                *router_child_specs(instances, listening.fileno(), environ),
+                *router_child_specs(instances, listening.fileno(), environ, make_memory()),
                 *(agent_child_spec(worker, environ) for worker in workers),
             ],
             registry=registry_server(settings.registry, console),

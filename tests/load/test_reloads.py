@@ -13,6 +13,7 @@ from tests.support.fleet.reloads import Clients, Measured, Save, connected, rena
 from tests.support.fleet.streams import Figures
 from vllama_pool.config.routing.table import RoutingTable, load
 from vllama_pool.config.routing.watch import FileWatch, Watched
+from vllama_pool.router.last_table import LastTable
 from vllama_pool.router.reload import Fleet, Reloader, ReloadRequest
 from vllama_pool.router.routing.live import LiveRoutes
 from vllama_pool.router.routing.resolve import ModelRoutes
@@ -70,7 +71,7 @@ async def test_a_reload_of_5000_models_does_not_stop_the_event_loop(tmp_path: Pa
     first = load(file)
     blocking = time.monotonic() - began
     routes = LiveRoutes(first, lambda table, before: ModelRoutes(table, random.Random(1), previous=before))
-    reloader = Reloader(first, watch, (routes.prepare,), Fleet(no_orphans, no_revisions), ReloadRequest())
+    reloader = Reloader(first, watch, (routes.prepare,), Fleet(no_orphans, no_revisions), ReloadRequest(), LastTable())
     running = asyncio.create_task(reloader.run())
     pauses, effects = [], []
     for number in range(1, 4):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.fleet.programs import Json, Serve
@@ -211,3 +213,26 @@ async def test_static_workers_come_and_go_by_reload(router: Router) -> None:
     router.file.write_text(FIRST)
     await auntil(has_left, 20, "it leaves")
     assert {"x", "y"} <= await ready()
+
+
+@pytest.mark.parametrize("text", [BROKEN, "", "models: {n: {serve: x}}\n"], ids=["broken", "empty", "orphans m"])
+async def test_a_process_that_restarts_keeps_the_live_table_while_the_file_is_refused(
+    router: Router, text: str
+) -> None:
+    live = load(router.file).revision
+    await router.chat(tokens=1)
+    await router.refuses(text)
+    process = router.serve.find("vllama_pool.router.start")
+    assert process is not None
+    process.kill()
+
+    async def again() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            states = await router.states()
+            return len(states) == PROCESSES and all(state["problems"] for state in states.values())
+        return False
+
+    await auntil(lambda: not process.is_running() or process.status() == "zombie", 20, "it is gone")
+    await auntil(again, 60, "a new process has refused the file too")
+    assert {state["revision"] for state in (await router.states()).values()} == {live}
+    assert await served(router) == {"x"}

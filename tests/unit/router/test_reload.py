@@ -15,6 +15,7 @@ import pytest
 from tests.support.until import auntil
 from vllama_pool.config.routing.table import RoutingTable, load
 from vllama_pool.config.routing.watch import FileWatch, Watched
+from vllama_pool.router.last_table import LastTable
 from vllama_pool.router.reload import EMPTY, Fleet, Reloader, ReloadRequest, orphan_problem
 
 FIRST = "models: {a: {serve: x}}\n"
@@ -33,7 +34,7 @@ class Router:
         self.elsewhere: list[str] = []
         self.request = ReloadRequest()
         watch = FileWatch(Watched((file,)))
-        self.reloader = Reloader(load(file), watch, (self._prepare,), self._fleet(), self.request)
+        self.reloader = Reloader(load(file), watch, (self._prepare,), self._fleet(), self.request, LastTable())
 
     @property
     def live(self) -> str | None:
@@ -180,7 +181,7 @@ async def test_a_process_that_is_not_to_log_logs_at_debug_only(
     file.write_text(FIRST)
     router = Router(file)
     watch = FileWatch(Watched((file,)))
-    router.reloader = Reloader(load(file), watch, (), router._fleet(), router.request, logs=False)
+    router.reloader = Reloader(load(file), watch, (), router._fleet(), router.request, LastTable(), logs=False)
     async with running(router):
         file.write_text(BROKEN)
         await router.failed()
