@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-QUIET = 0.3
+QUIET = 0.25
 """Seconds without a change after which a file counts as completely written."""
-INTERVAL = 0.2
+INTERVAL = 0.15
 """Seconds between two polls of files at rest."""
-CHANGING_INTERVAL = 0.1
+CHANGING_INTERVAL = 0.05
 """Seconds between two polls until the files are at rest."""
 DISTRUST = 3.0
 """Seconds after a change for which contents are compared too: coarse times do not show a second change of the same

@@ -94,10 +94,11 @@ class Router:
         await auntil(refused, 20, f"{text!r} is refused", interval=0.05)
 
     async def live(self, seconds: float = 20.0) -> float:
-        """Wait until the file as it is now is live everywhere. Return the seconds since its last write."""
+        """Wait until the file as it is now is live everywhere. Return the seconds from its last write until then."""
         revision = load(self.file).revision
         await self.all_have(lambda state: state["revision"] == revision, seconds, f"revision {revision} is live")
-        return time.time() - self.file.stat().st_mtime
+        latest = max(state["loaded"] for state in (await self.states()).values())
+        return float(latest) - self.file.stat().st_mtime
 
     async def chat(self, model: str = "m", tokens: int = 20) -> list[Any]:
         """Stream an answer, and return its lines."""

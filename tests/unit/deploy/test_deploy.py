@@ -121,9 +121,9 @@ def test_compose_builds_from_existing_files() -> None:
         else:
             assert re.search(r":\d+\.\d+", service["image"]), "an image without a version"
     mounted = compose()["services"]["router"]["volumes"][0]
-    default = re.match(r"\$\{ROUTING_FILE:-([^}]+)\}", mounted)
+    default = re.match(r"\$\{ROUTING_FOLDER:-([^}]+)\}", mounted)
     assert default
-    assert (DEPLOY / default.group(1)).is_file()
+    assert (DEPLOY / default.group(1) / "routing.yaml").is_file()
 
 
 def test_compose_starts_existing_commands() -> None:
