@@ -76,7 +76,7 @@ def unknown_key(client: str, *, admin: bool = False) -> Refusal:
     text = (
         "does not have the key in VLLAMA_ADMIN_KEY; correct the client's key"
         if admin
-        else "has a key that is not in VLLAMA_API_KEYS; correct the client's key, or add its line NAME:SHA256"
+        else "has a key that is neither in VLLAMA_API_KEYS nor in the routing file; correct the client's key, or add it"
     )
     return Refusal(Reason.UNKNOWN_KEY, f"{_request(client)} {text}")
 

@@ -32,6 +32,7 @@ TABLE = routing_table(
         "brief": {"serve": "tiny", "limits": {"output": 3}},
         "gone": {"serve": "not-served-now"},
         "tiny-up": {"serve": "not-served-now", "fallback": ["plan"]},
+        "tiny-over": {"serve": "tiny", "fallback": {"overloaded": ["plan"], "error": ["plan"]}},
     },
     teams={
         "blue": {"models": ["tiny*"]},
@@ -162,11 +163,11 @@ async def lists(running: Fleet, headers: dict[str, str]) -> list[list[str]]:
 
 
 async def test_every_list_has_the_models_that_the_key_may_use(running: Fleet) -> None:
-    everything = ["brief", "mine", "plan", "tiny", "tiny-embed"]
+    everything = ["brief", "mine", "plan", "tiny", "tiny-embed", "tiny-over"]
     chats = [name for name in everything if name != "tiny-embed"]
     assert await lists(running, BOB) == [*[everything] * 4, chats]
     assert await lists(running, CI) == [*[everything] * 4, chats]
-    assert await lists(running, ANNA) == [*[["tiny", "tiny-embed"]] * 4, ["tiny"]]
+    assert await lists(running, ANNA) == [*[["tiny", "tiny-embed", "tiny-over"]] * 4, ["tiny", "tiny-over"]]
     assert await lists(running, CAROL) == [["tiny"]] * 5
 
 
@@ -247,6 +248,9 @@ async def test_a_key_over_its_limit_gets_a_429_in_the_format_of_the_api(
         assert int(refused.headers["retry-after"]) >= 1
         text = f"too many requests at once: {holder} may have 1 in progress; wait until one ends"
         assert error_text(request_, refused) == text
+        if not request_.embeds:  # the limit says nothing about the model, so no other one answers
+            other = await running.http.post(request_.path, **request_.content("tiny-over"), headers=headers)
+            assert other.status_code == 429
         served = await running.http.post(request_.path, **request_.content(name), headers=BOB)
         assert is_whole(request_, served)
     finally:

@@ -86,7 +86,7 @@ def test_long_values_are_cut() -> None:
 def test_a_missing_key_is_told_from_an_unknown_one() -> None:
     assert 'from 10.1.2.3 has no key; send one (make it with "vllama key new NAME")' in text(KEYED, TAGS)
     unknown = text(KEYED, TAGS._replace(authorization="Bearer secret-of-theirs"))
-    assert "has a key that is not in VLLAMA_API_KEYS" in unknown
+    assert "has a key that is neither in VLLAMA_API_KEYS nor in the routing file" in unknown
     assert "secret" not in unknown
 
 
