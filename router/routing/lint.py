@@ -15,7 +15,7 @@ from vllama_pool.router.routing.pattern_index import PatternIndex
 from vllama_pool.router.routing.rules import REASONS, Rules
 
 if TYPE_CHECKING:
-    from vllama_pool.config.routing.model_entry import ModelEntry, Selector
+    from vllama_pool.config.routing.model_entry import Limits, ModelEntry, Retries, Selector
 
 
 class Remark(NamedTuple):
@@ -127,6 +127,53 @@ def useless_fallbacks(table: RoutingTable) -> Iterator[Remark]:
                 seen.add(key)
 
 
+def set_aside_fallbacks(table: RoutingTable) -> Iterator[Remark]:
+    rules = Rules(table)
+    for name, entry in table.models.items():
+        for path, names in fallback_lists(name, entry):
+            for index, fallback in enumerate(names):
+                match = rules.find(fallback)
+                if match is not None and match.rule.entry.maintenance is not None:
+                    yield Remark(
+                        (*path, index), f"'{fallback}' is in maintenance and answers nothing; name another model"
+                    )
+
+
+def idle_limits(table: RoutingTable) -> Iterator[Remark]:
+    """Limits and retries without effect."""
+    for name, entry in table.models.items():
+        for path, message in (*_idle_limits(entry.limits), *_idle_retries(entry.retries)):
+            yield Remark(("models", name, *path), message)
+
+
+def _idle_limits(limits: Limits | None) -> Iterator[tuple[KeyPath, str]]:
+    if limits is None:
+        return
+    if limits.wait is not None and limits.concurrency is None:
+        yield ("limits", "wait"), "has no effect without 'concurrency'; add it, or remove this"
+    if limits.output and limits.context and limits.output >= limits.context:
+        message = f"{limits.output} is not less than 'context', {limits.context}, which also holds the prompt"
+        yield ("limits", "output"), f"{message}; lower it, or raise 'context'"
+
+
+def _idle_retries(retries: Retries | None) -> Iterator[tuple[KeyPath, str]]:
+    if retries is not None and retries.attempts == 1 and "budget" in retries.model_fields_set:
+        yield ("retries", "budget"), "has no effect on one attempt; raise 'attempts', or remove it"
+
+
+def powerless_keys(table: RoutingTable) -> Iterator[Remark]:
+    """Keys that may use no model, because their team allows none of theirs."""
+    teams = table.entries.teams or {}
+    for name, key in (table.entries.keys or {}).items():
+        team = teams.get(key.team or "")
+        if team is None or team.models is None or not key.models or any(map(is_pattern, (*key.models, *team.models))):
+            continue
+        rules = Rules(table)
+        if not {rules.key(model) for model in key.models} & {rules.key(model) for model in team.models}:
+            message = f"the team '{key.team}' allows none of these models; add one to the team, or correct the key"
+            yield Remark(("keys", name, "models"), message)
+
+
 def useless_shadows(table: RoutingTable) -> Iterator[Remark]:
     for name, entry in table.models.items():
         shadow = entry.shadow
@@ -160,6 +207,9 @@ CHECKS = (
     idle_splits,
     contradicting_selectors,
     useless_fallbacks,
+    set_aside_fallbacks,
+    idle_limits,
+    powerless_keys,
     useless_shadows,
     unused_teams,
 )

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (
     *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "deploy/README.md"),
-    *("docs/ollama-compatibility.md", "docs/openai-anthropic.md", "docs/performance.md"),
+    *("docs/ollama-compatibility.md", "docs/openai-anthropic.md", "docs/performance.md", "docs/checking-routes.md"),
 )
 FOLDERS = ("", "router/", "workers/", "config/", "router/protocol/")
 """Paths in the prose start at one of these."""

@@ -153,6 +153,70 @@ def test_a_shadow_without_a_share() -> None:
     ]
 
 
+def test_a_fallback_that_is_in_maintenance() -> None:
+    models = {"m": {"serve": "x", "fallback": ["later", "z"]}, "later": {"serve": "y", "maintenance": "back at noon"}}
+    assert remarks(models=models) == [
+        Remark(("models", "m", "fallback", 0), "'later' is in maintenance and answers nothing; name another model")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "path", "message"),
+    [
+        (
+            {"limits": {"wait": 3.0}},
+            "limits.wait",
+            "has no effect without 'concurrency'; add it, or remove this",
+        ),
+        (
+            {"limits": {"output": 100, "context": 100}},
+            "limits.output",
+            "100 is not less than 'context', 100, which also holds the prompt; lower it, or raise 'context'",
+        ),
+        (
+            {"retries": {"attempts": 1, "budget": 0.5}},
+            "retries.budget",
+            "has no effect on one attempt; raise 'attempts', or remove it",
+        ),
+    ],
+)
+def test_limits_and_retries_without_effect(entry: dict[str, Any], path: str, message: str) -> None:
+    assert entry_remarks(**entry) == [(path, message)]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"limits": {"wait": 3.0, "concurrency": 2, "queue": 1}},
+        {"limits": {"queue": 1, "output": 99, "context": 100}},
+        {"retries": {"attempts": 1}},
+        {"retries": {"attempts": 2, "budget": 0.5}},
+    ],
+)
+def test_limits_and_retries_with_an_effect(entry: dict[str, Any]) -> None:
+    assert not entry_remarks(**entry)
+
+
+@pytest.mark.parametrize(
+    ("team", "key", "warned"),
+    [
+        (["a"], ["b"], True),
+        (["a"], ["b", "alias"], False),
+        (["*"], ["b"], False),
+        (None, ["b"], False),
+        (["a"], None, False),
+    ],
+)
+def test_a_key_whose_team_allows_none_of_its_models(team: Any, key: Any, warned: bool) -> None:
+    found = remarks(
+        models={"a": {"aliases": ["alias"]}, "b": {}},
+        teams={"t": {"models": team}},
+        keys={"k": {"sha256": "0" * 64, "team": "t", "models": key}},
+    )
+    message = "the team 't' allows none of these models; add one to the team, or correct the key"
+    assert found == ([Remark(("keys", "k", "models"), message)] if warned else [])
+
+
 def test_a_team_without_keys() -> None:
     assert remarks(teams={"research": {}}) == [
         Remark(("teams", "research"), "no key belongs to it; name it as 'team' of a key, or remove it")
