@@ -6,6 +6,7 @@ Reads plain values and skips invalid ones, so that one problem does not hide ano
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -51,30 +52,40 @@ def _matches(value: Any, pattern: tuple[str, ...]) -> Iterator[Path]:
             yield from ((key, *path) for path in _matches(item, pattern[1:]))
 
 
+@dataclass(frozen=True, slots=True)
+class _Owned:
+    """A name, the entry that has it, and where."""
+
+    name: str
+    owner: str
+    path: Path
+
+
 def _name_conflicts(document: Document, key_of: Callable[[str], str]) -> Iterator[Problem]:
-    owners: dict[str, tuple[str, Place, str]] = {}
+    owned: dict[str, _Owned] = {}
     for name, _ in entries(document):
-        place, key = document.key_place(("models", name)), key_of(name)
-        first, where, _ = owners.setdefault(key, (name, place, name))
-        if first != name:
-            message = f"the same model name as '{first}' in {where.beside(place)}; keep one of them"
-            yield Problem(place, dotted(("models", name)), message)
+        path: Path = ("models", name)
+        first = owned.setdefault(key_of(name), _Owned(name, name, path))
+        if first.name != name:
+            place = document.key_place(path)
+            where = document.key_place(first.path).beside(place)
+            yield Problem(place, dotted(path), f"the same model name as '{first.name}' in {where}; keep one of them")
     for name, entry in entries(document):
         for i, alias in texts_of(entry.get("aliases")):
             path = ("models", name, "aliases", i)
-            place, key = document.value_place(path), key_of(alias)
-            if key in owners:
-                yield Problem(place, dotted(path), _taken(alias, name, place, *owners[key]))
-            else:
-                owners[key] = (alias, place, name)
+            first = owned.setdefault(key_of(alias), _Owned(alias, name, path))
+            if first.path is not path:
+                yield Problem(document.value_place(path), dotted(path), _taken(document, alias, name, path, first))
 
 
-def _taken(alias: str, name: str, place: Place, first: str, where: Place, owner: str) -> str:
-    if owner != name:
-        return f"'{alias}' already stands for '{owner}' in {where.beside(place)}; keep one of them"
-    if first == name:
-        return f"'{alias}' is the model's own name, in {where.beside(place)}; remove it"
-    return f"the same alias as '{first}' in {where.beside(place)}; remove it"
+def _taken(document: Document, alias: str, name: str, path: Path, first: _Owned) -> str:
+    place = document.value_place(path)
+    where = document.key_place(first.path).beside(place)
+    if first.owner != name:
+        return f"'{alias}' already stands for '{first.owner}' in {where}; keep one of them"
+    if len(first.path) == len(("models", name)):
+        return f"'{alias}' is the model's own name, in {where}; remove it"
+    return f"the same alias as '{first.name}' in {where}; remove it"
 
 
 def _worker_conflicts(document: Document) -> Iterator[Problem]:

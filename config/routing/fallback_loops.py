@@ -5,8 +5,10 @@ Reads plain values and skips invalid ones, as `checks` does.
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from vllama_pool.config.names import lookup_key
@@ -30,7 +32,8 @@ def fallback_loops(document: Document) -> list[Problem]:
         return []
     owner_of = _owners(entries)
     problems: dict[frozenset[str], Problem] = {}
-    for reason in REASONS:
+    by_reason = any(isinstance(entry.get("fallback"), dict) for entry in entries.values())
+    for reason in REASONS if by_reason else REASONS[:1]:
         edges = {name: list(_edges(name, entry, reason, owner_of)) for name, entry in entries.items()}
         for names, path in find_loops(edges):
             problem = Problem(document.value_place(path), dotted(path), _describe(names))
@@ -66,7 +69,10 @@ def _describe(names: tuple[str, ...]) -> str:
 def _owners(entries: Mapping[str, dict[str, Any]]) -> Callable[[str], str | None]:
     """Return a function from a name to the entry that it finds."""
     exact: dict[str, str] = {}
-    patterns = [(Pattern(name), name) for name in entries if is_pattern(name)]
+    patterns: dict[str, list[tuple[int, Pattern, str]]] = {}  # by the first character
+    for order, name in enumerate(filter(is_pattern, entries)):
+        pattern = Pattern(name)
+        patterns.setdefault(pattern.first[:1], []).append((order, pattern, name))
     for name, entry in entries.items():
         aliases = entry.get("aliases")
         own = [] if is_pattern(name) else [name]
@@ -75,12 +81,17 @@ def _owners(entries: Mapping[str, dict[str, Any]]) -> Callable[[str], str | None
                 exact.setdefault(lookup_key(each), name)
     found: dict[str, str | None] = {}
 
+    def matching(key: str) -> str | None:
+        texts = spellings(key)
+        first = {text[:1].lower() for text in texts} | {""}
+        candidates = heapq.merge(*(patterns.get(start, ()) for start in first), key=itemgetter(0))
+        return next((name for _, pattern, name in candidates if any(map(pattern.matches, texts))), None)
+
     def owner_of(text: str) -> str | None:
-        key = lookup_key(text)
-        if key not in found:
-            matching = (name for pattern, name in patterns if any(map(pattern.matches, spellings(key))))
-            found[key] = exact.get(key) or next(matching, None)
-        return found[key]
+        if text not in found:
+            key = lookup_key(text)
+            found[text] = exact.get(key) or matching(key)
+        return found[text]
 
     return owner_of
 

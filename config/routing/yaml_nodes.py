@@ -61,12 +61,12 @@ Node = Scalar | Sequence | Mapping
 def compose(parser: EventParser, file: str) -> Node | None:
     """Return the document's top node. Raises InvalidYaml, and YAMLError for syntax."""
     composer = _Composer(file)
-    next_event, handler_of = parser.get_event, composer.handlers.get
+    next_event, handler_of = parser.get_event, _HANDLERS.get
     while (event := next_event()) is not None:
         handler = handler_of(type(event))
         if handler is not None:
-            handler(event)
-    return composer.take()
+            handler(composer, event)
+    return composer.root
 
 
 class _Composer:
@@ -76,33 +76,17 @@ class _Composer:
         self._open: list[Sequence | Mapping] = []
         self._anchors: dict[str, tuple[Node, Place]] = {}
         self._count = self._documents = 0
-        self.handlers: dict[type[yaml.Event], Callable[[Any], None]] = {
-            yaml.ScalarEvent: self._scalar,
-            yaml.MappingStartEvent: self._mapping,
-            yaml.SequenceStartEvent: self._sequence,
-            yaml.MappingEndEvent: self._end,
-            yaml.SequenceEndEvent: self._end,
-            yaml.AliasEvent: self._alias,
-            yaml.DocumentStartEvent: self._document,
-        }
 
-    def take(self) -> Node | None:
-        """Return the top node, and let go of it: a large tree must not wait for the garbage collector, which pauses the
-        router."""
-        root, self.root = self.root, None
-        self._anchors.clear()
-        return root
-
-    def _scalar(self, event: yaml.ScalarEvent) -> None:
+    def scalar(self, event: yaml.ScalarEvent) -> None:
         node = Scalar(self._place(event), event.value, event.tag, not event.style)
         if event.anchor is not None:
             self._set_anchor(event.anchor, node)
         self._append(node)
 
-    def _mapping(self, event: yaml.MappingStartEvent) -> None:
+    def mapping(self, event: yaml.MappingStartEvent) -> None:
         self._begin(Mapping(self._place(event), event.tag), event)
 
-    def _sequence(self, event: yaml.SequenceStartEvent) -> None:
+    def sequence(self, event: yaml.SequenceStartEvent) -> None:
         self._begin(Sequence(self._place(event), event.tag), event)
 
     def _begin(self, node: Sequence | Mapping, event: yaml.CollectionStartEvent) -> None:
@@ -113,10 +97,10 @@ class _Composer:
         if len(self._open) > MAX_DEPTH:
             raise self._invalid(event, f"nested more than {MAX_DEPTH} levels deep; write it flatter")
 
-    def _end(self, event: yaml.Event) -> None:
+    def end(self, event: yaml.Event) -> None:
         self._open.pop()
 
-    def _alias(self, event: yaml.AliasEvent) -> None:
+    def alias(self, event: yaml.AliasEvent) -> None:
         name = event.anchor
         node, _ = self._anchors.get(name or "", (None, None))
         if node is None:
@@ -125,7 +109,7 @@ class _Composer:
             raise self._invalid(event, f"the alias '*{name}' is inside its own anchor, without end; remove it")
         self._append(node)
 
-    def _document(self, event: yaml.Event) -> None:
+    def document(self, event: yaml.Event) -> None:
         self._documents += 1
         if self._documents > 1:
             raise self._invalid(event, "a second document begins; keep one document in a file")
@@ -152,3 +136,15 @@ class _Composer:
 
     def _invalid(self, event: yaml.Event, message: str) -> InvalidYaml:
         return InvalidYaml(Problem(self._place(event), "", message))
+
+
+_HANDLERS: dict[type[yaml.Event], Callable[[_Composer, Any], None]] = {
+    yaml.ScalarEvent: _Composer.scalar,
+    yaml.MappingStartEvent: _Composer.mapping,
+    yaml.SequenceStartEvent: _Composer.sequence,
+    yaml.MappingEndEvent: _Composer.end,
+    yaml.SequenceEndEvent: _Composer.end,
+    yaml.AliasEvent: _Composer.alias,
+    yaml.DocumentStartEvent: _Composer.document,
+}
+"""Other events say nothing. Bound methods would hold the whole tree in a cycle."""

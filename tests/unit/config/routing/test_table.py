@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -173,3 +174,16 @@ def test_any_bytes_load_or_raise_routing_error(value: object) -> None:
         lines = ["routing.yaml"] if all(entry.targets(name) for name, entry in table.models.items()) else []
     assert lines
     assert all(line.startswith("routing.yaml") for line in lines)
+
+
+def test_what_was_read_is_freed_without_the_garbage_collector() -> None:
+    """A collection of a large file's tree would pause the router."""
+    gc.collect()
+    gc.disable()
+    try:
+        table = parse(b"models:\n" + b"".join(b"  m%d: {aliases: [a%d]}\n" % (i, i) for i in range(100)))
+        assert len(table.models) == 100
+        del table
+        assert gc.collect() < 200
+    finally:
+        gc.enable()
