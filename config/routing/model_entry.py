@@ -51,7 +51,11 @@ class Target(Section):
 
 
 class PrefixAffinity(Section):
-    """Sends prompts with the same beginning to the same worker, whose prefix cache then holds it."""
+    """Sends prompts with the same beginning to the same worker, whose prefix cache then holds it.
+
+    Turns of a conversation share their beginning, and so do questions about one document. Workers that are full,
+    failing or beyond the bound are passed over.
+    """
 
     type: Literal["prefix-affinity"] = Field(description="The name of the policy.")
     bound: Annotated[float, Field(ge=1, le=100)] = Field(
@@ -60,7 +64,11 @@ class PrefixAffinity(Section):
 
 
 class Session(Section):
-    """Sends the requests of one identity to the same worker."""
+    """Sends the requests of one identity to the same worker.
+
+    While that worker is out, they go to another, and return afterwards. So they do while it is full and has more than
+    1.25 times the mean load.
+    """
 
     type: Literal["session"] = Field(description="The name of the policy.")
     by: Identity = Field("conversation", description="user, key, client, conversation or header:NAME.")

@@ -8,6 +8,8 @@ the messages or the text after it:
   conversations with the same system text have different ones.
 - `prefixes` cover the head and a growing part of the rest: up to the ends of the last messages, where the next turn
   goes on, and up to the two last of fixed lengths, which prompts about the same long document share.
+
+Prompts with large images are known by their key alone: hashing them would block the event loop.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from zlib import crc32
 
 import msgspec
 
+from vllama_pool.router.routing.large_prompts import LARGE, is_large, outline
 from vllama_pool.router.routing.opening import SYSTEM_ROLES, VARYING
 
 KEY_BYTES = 1024
@@ -48,25 +51,31 @@ def prompt_prefixes(request: Any, model: str) -> PromptPrefixes:
 
     `model`: the same for all names of one model.
     """
-    head, text = _divide(request, model)
+    messages = getattr(request, "messages", None) or getattr(request, "conversation", None) or ()
+    seed = crc32(_head(request, messages, model))
+    if is_large(messages):
+        return PromptPrefixes(_hash(crc32(_encode(outline(messages)), seed), 0))
+    text = _encode_lines(_after_system(messages)) if messages else _plain_prompt(request)
     if not text:
         return NO_PREFIXES
-    seed = crc32(head)
     first = text.find(b"\n")
     start = text[: min(KEY_BYTES, first if first >= 0 else KEY_BYTES)]
     return PromptPrefixes(_hash(crc32(start, seed), len(start)), _prefixes(text, seed))
 
 
-def _divide(request: Any, model: str) -> tuple[bytes, bytes]:
-    """Return the head and the rest, one message a line."""
-    head: list[Any] = [model, getattr(request, "tools", None), getattr(request, "template", None)]
-    messages = getattr(request, "messages", None) or getattr(request, "conversation", None)
+def _head(request: Any, messages: Sequence[Any], model: str) -> bytes:
+    """Return what conversations have in common: one message a line comes after it."""
     system = getattr(request, "system", None)
-    head.append(system if isinstance(system, str) or system is None else _constant(system))
-    if messages:
-        count = next((index for index, one in enumerate(messages) if one.role.lower() not in SYSTEM_ROLES), 0)
-        return _encode([*head, messages[:count]]), _encode_lines(messages[count:])
-    return _encode(head), _plain_prompt(request)
+    if not (isinstance(system, str) or system is None):
+        system = _constant(system)
+    leading = messages[: len(messages) - len(_after_system(messages))]
+    return _encode([model, getattr(request, "tools", None), getattr(request, "template", None), system, leading])
+
+
+def _after_system(messages: Sequence[Any]) -> Sequence[Any]:
+    """Return the messages after the leading system messages; all of them if there are no others."""
+    first = next((index for index, one in enumerate(messages) if one.role.lower() not in SYSTEM_ROLES), 0)
+    return messages[first:] if first else messages
 
 
 def _constant(blocks: Iterable[Any]) -> list[Any]:
@@ -81,7 +90,9 @@ def _plain_prompt(request: Any) -> bytes:
         return b""
     context = getattr(request, "context", None)
     before = _encode(context)[:-1] if context else b""
-    return before + (prompt.encode("utf-8", "surrogatepass") if isinstance(prompt, str) else _encode(prompt)[:-1])
+    if isinstance(prompt, str):
+        return before + prompt[:LARGE].encode("utf-8", "surrogatepass")
+    return before + _encode(prompt)[:-1]
 
 
 def _prefixes(text: bytes, seed: int) -> tuple[int, ...]:

@@ -182,6 +182,46 @@ def test_system_blocks_of_other_kinds_count() -> None:
     assert prompt_prefixes(decode_message(body)).key
 
 
+IMAGE = "iVBORw0KGgoA" + "A" * 2_000_000
+LINK = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{IMAGE}"}}
+SOUND = {"type": "input_audio", "input_audio": {"data": IMAGE, "format": "wav"}}
+SOURCE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": IMAGE}}
+
+
+def with_large_image(kind: str, question: str, *later: str, end: str = "") -> Any:
+    """A conversation whose first message has the question and an image."""
+    turns = [{"role": ("assistant", "user")[index % 2], "content": text} for index, text in enumerate(later)]
+    text = {"type": "text", "text": question}
+    if kind == "Ollama's":
+        return decode_chat(encoded(messages=[{"role": "user", "content": question, "images": [IMAGE + end]}, *turns]))
+    part = msgspec.json.decode(
+        msgspec.json.encode({"link": LINK, "sound": SOUND, "source": SOURCE}[kind]).replace(b'"}', f'{end}"}}'.encode())
+        if kind != "sound"
+        else msgspec.json.encode(SOUND).replace(b'AA","', f'AA{end}","'.encode())
+    )
+    body = encoded(messages=[{"role": "user", "content": [text, part]}, *turns], max_tokens=1)
+    return decode_message(body) if kind == "source" else CHAT.decode(body)
+
+
+@pytest.mark.parametrize("kind", ["Ollama's", "link", "sound", "source"])
+def test_prompts_with_large_images_have_a_key_alone(kind: str) -> None:
+    first = prompt_prefixes(with_large_image(kind, "What?"))
+    assert first.key
+    assert first.prefixes == ()
+    assert prompt_prefixes(with_large_image(kind, "What?", "A cat.", "Where?")) == first
+    assert prompt_prefixes(with_large_image(kind, "Who?")) != first
+    assert prompt_prefixes(with_large_image(kind, "What?", end="BBBB")) != first
+
+
+def test_long_texts_have_a_key_alone() -> None:
+    one, other = (
+        decode_chat(encoded(messages=items([("user", "hello"), ("assistant", "x" * 2_000_000), ("user", end)])))
+        for end in "ab"
+    )
+    assert prompt_prefixes(one) == prompt_prefixes(other)
+    assert prompt_prefixes(one).prefixes == ()
+
+
 def test_system_messages_alone_are_a_prompt() -> None:
     one, other = (prompt_prefixes(decode_chat(encoded(messages=items([("system", text)])))) for text in "ab")
     assert one.key not in (0, other.key)
@@ -196,4 +236,4 @@ def test_images_calls_and_broken_characters_have_hashes() -> None:
 
 
 def test_hashes_are_the_same_in_every_process() -> None:
-    assert completion("hello") == PromptPrefixes(8745372945955684357, (8745372945955684357,))
+    assert completion("hello") == PromptPrefixes(12520369257466298373, (12520369257466298373,))
