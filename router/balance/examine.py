@@ -85,7 +85,7 @@ def examine(
     needed = needed_window(groups, demand)
     views = []
     for index, group in enumerate(groups):
-        seen = found if found is not None and found.group.is_within(group) else None
+        seen = found if found is not None and found.target == index else None
         for replica in group.whole.replicas:
             worker = replica.worker
             considered = seen is not None and worker in seen.workers

@@ -113,10 +113,6 @@ class Group:
         """The group that this one is a part of, or itself."""
         return self.parent.whole if self.parent is not None else self
 
-    def is_within(self, other: Group) -> bool:
-        """True if it is `other` or a part of it."""
-        return self is other or (self.parent is not None and self.parent.is_within(other))
-
     def steps(self, at_least: int, at_most: int) -> tuple[Group, ...]:
         """Return the parts for a prompt of so many tokens, the best first; none without a replica.
 

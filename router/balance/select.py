@@ -26,7 +26,9 @@ POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
 )
 """Factories by the policy's name in the routing file. Some take parameters."""
 
-TIERS = (Group.candidates, Group.up, Group.down)
+Tier = Callable[[Group, float], Sequence[Worker]]
+
+TIERS: tuple[Tier, ...] = (Group.candidates, Group.up, Group.down)
 """Best first."""
 
 
@@ -46,8 +48,8 @@ class Found:
     group: Group
     """With their replicas."""
     workers: Sequence[Worker]
-    tier: int = 0
-    """Index in TIERS."""
+    target: int = 0
+    """Index of the group that `group` is, or is a part of."""
 
 
 def choose(
@@ -90,11 +92,11 @@ def peek(
 def find(groups: Sequence[Group], tried: Collection[str], now: float, demand: Demand) -> Found | None:
     """Return the workers among which the policy picks; None if there are none."""
     at_least = needed_window(groups, demand)
-    for tier in range(len(TIERS)):
-        for group in groups:
-            found = _find_in(group, tier, tried, now, at_least, demand.at_most)
-            if found is not None:
-                return found
+    for tier in TIERS:
+        for target, group in enumerate(groups):
+            part, workers = _find_in(group, tier, tried, now, at_least, demand.at_most)
+            if workers:
+                return Found(part, workers, target)
     return None
 
 
@@ -113,20 +115,19 @@ def fits_somewhere(groups: Sequence[Group], demand: Demand) -> bool:
     return any(step.serving for group in groups for step in group.steps(demand.at_least, 0)[-1:])
 
 
-def _find_in(group: Group, tier: int, tried: Collection[str], now: float, at_least: int, at_most: int) -> Found | None:
-    """Return the best part of the group that has a free worker, or else all of its workers."""
-    workers_of = TIERS[tier]
+def _find_in(
+    group: Group, tier: Tier, tried: Collection[str], now: float, at_least: int, at_most: int
+) -> tuple[Group, Sequence[Worker]]:
+    """Return the best part of the group that has a free worker, with its workers; else all of its workers."""
     if not (group.graded or at_least):
-        workers = _untried(workers_of(group, now), tried)
-        return Found(group, workers, tier) if workers else None
+        return group, _untried(tier(group, now), tried)
     steps = group.steps(at_least, at_most)
     for index, step in enumerate(steps):
-        workers = _untried(workers_of(step, now), tried)
+        workers = _untried(tier(step, now), tried)
         free = [worker for worker in workers if not worker.full]
         if free:
-            return Found(step, workers if index == 0 else free, tier)
-    workers = _untried(workers_of(steps[-1], now), tried) if steps else ()
-    return Found(steps[-1], workers, tier) if workers else None
+            return step, workers if index == 0 else free
+    return (steps[-1], _untried(tier(steps[-1], now), tried)) if steps else (group, ())
 
 
 def _untried(workers: Sequence[Worker], tried: Collection[str]) -> Sequence[Worker]:

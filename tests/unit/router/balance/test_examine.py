@@ -119,6 +119,19 @@ def test_workers_of_a_later_target_are_left_out_for_the_first() -> None:
     assert views(groups, clock)["b"].group == 1
 
 
+def test_two_targets_with_the_same_model_have_views_of_their_own() -> None:
+    clock = Clock()
+    pool = pool_of(clock, tagged("near", "eu"), tagged("far"))
+    (whole,) = group(pool)
+    seen = examine((whole.where(Selector(require=("eu",))), whole), (), clock(), least_load)
+    assert [(view.group, view.worker, view.left_out) for view in seen] == [
+        (0, "near", ""),
+        (0, "far", "lacks the tag eu"),
+        (1, "near", "another target comes first"),
+        (1, "far", "another target comes first"),
+    ]
+
+
 def test_a_worker_of_two_targets_has_one_line_in_the_log() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a", "first", "second"))
