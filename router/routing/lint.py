@@ -103,10 +103,7 @@ def idle_splits(table: RoutingTable) -> Iterator[Remark]:
 def contradicting_selectors(table: RoutingTable) -> Iterator[Remark]:
     for path, selector in selectors(table):
         excluded = set(selector.exclude)
-        both = sorted(excluded.intersection(selector.require))
-        if both:
-            yield Remark((*path, "require"), f"'{both[0]}' is excluded, too, so that no worker matches; remove one")
-        elif selector.any and excluded.issuperset(selector.any):
+        if selector.any and excluded.issuperset(selector.any):
             yield Remark((*path, "any"), "all of its tags are excluded, so that no worker matches; remove one")
         for tag in sorted(excluded.intersection(selector.prefer)):
             yield Remark((*path, "prefer"), f"'{tag}' is excluded, so that no worker is preferred for it; remove one")

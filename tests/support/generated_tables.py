@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from tests.support.balance import Clock
 from tests.support.tables import routing_table
 from vllama_pool.config.routing.table import RoutingTable
-from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone
+from vllama_pool.router.protocol.ollama.requests import ChatRequest, decode_chat
 from vllama_pool.router.routing.asker import Asker
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord, WorkerState
@@ -37,8 +39,8 @@ class Asking:
     """One request."""
 
     name: str
+    request: ChatRequest
     asker: Asker
-    demand: Demand = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +69,14 @@ def _some(rng: random.Random, chance: float) -> bool:
 
 
 def _entries(rng: random.Random) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Fallbacks name served models or earlier entries, so that they form no loop."""
-    earlier: list[str] = []
+    """Fallbacks name models without a rule or earlier entries, so that they form no loop."""
+    patterns = rng.sample(PATTERNS, rng.randint(0, 3))
+    earlier = [*SERVED, UNSERVED] if {"*", "org/*"}.isdisjoint(patterns) else []
     for number in range(rng.randint(0, 6)):
         name = f"m{number}" if _some(rng, 0.8) else f"team-{number}/M{number}:7b"
         yield name, _entry(rng, earlier, aliases=[f"alias-{number}", f"llama{number}:8b"])
         earlier.append(name)
-    for name in rng.sample(PATTERNS, rng.randint(0, 3)):
+    for name in patterns:
         yield name, _entry(rng, earlier, aliases=[], pattern=True)
 
 
@@ -86,8 +89,8 @@ def _entry(rng: random.Random, earlier: list[str], aliases: list[str], *, patter
         entry["serve"] = _serve(rng)
     if aliases and _some(rng, 0.5):
         entry["aliases"] = rng.sample(aliases, rng.randint(1, len(aliases)))
-    if _some(rng, 0.4):
-        names = rng.sample([*SERVED, UNSERVED, *earlier], rng.randint(1, 3))
+    if earlier and _some(rng, 0.4):
+        names = rng.sample(earlier, min(len(earlier), rng.randint(1, 3)))
         entry["fallback"] = names if _some(rng, 0.5) else {rng.choice(("no_worker", "overloaded", "error")): names}
     if _some(rng, 0.3):
         entry["workers"] = _selector(rng)
@@ -113,7 +116,11 @@ def _serve(rng: random.Random) -> str | list[Any]:
 
 def _selector(rng: random.Random) -> dict[str, list[str]]:
     keys = rng.sample(("require", "any", "exclude", "prefer"), rng.randint(1, 2))
-    return {key: rng.sample(TAGS, rng.randint(1, 2)) for key in keys}
+    selector = {key: rng.sample(TAGS, rng.randint(1, 2)) for key in keys}
+    required = selector.get("require", [])
+    if "exclude" in selector:
+        selector["exclude"] = [tag for tag in selector["exclude"] if tag not in required]
+    return selector
 
 
 def _virtual(rng: random.Random, bases: list[str]) -> dict[str, VirtualModel]:
@@ -170,8 +177,15 @@ def _request(rng: random.Random, models: dict[str, Any], virtual: dict[str, Virt
     names += [model.name for model in virtual.values()]
     user, side = (rng.choice(("", "anna", "ben", "carla")) for _ in range(2))
     headers = {b"x-user-id": user.encode(), b"x-side": side.encode()} if _some(rng, 0.7) else {}
-    asker = Asker(None, headers, key=rng.choice(("", "ci")), client=rng.choice(("10.0.0.1", "10.0.0.2")))
-    tokens = rng.choice((0, 0, 1000, 10_000))
-    key = rng.choice((0, 7, 8))
-    prefixes = (key, key + 1) if key else ()
-    return Asking(rng.choice(names), asker, Demand(key, prefixes, tokens, tokens))
+    name = rng.choice(names)
+    request = _chat(rng, name)
+    asker = Asker(request, headers, key=rng.choice(("", "ci")), client=rng.choice(("10.0.0.1", "10.0.0.2")))
+    return Asking(name, request, asker)
+
+
+def _chat(rng: random.Random, name: str) -> ChatRequest:
+    """Return a request whose prompt begins as others do, and may be too long for some workers."""
+    system = f"You are {rng.choice(('brief', 'kind'))}. " * 40
+    text = rng.choice(("Hello.", "Tell me more. " * 50, "All of it. " * 6000))
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": text}]
+    return decode_chat(msgspec.json.encode({"model": name, "messages": messages[rng.randint(0, 1) :]}))

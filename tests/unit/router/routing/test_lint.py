@@ -118,7 +118,6 @@ def test_a_split_of_one_target(serve: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("selector", "key", "message"),
     [
-        ({"require": ["a", "b"], "exclude": ["b"]}, "require", "'b' is excluded, too, so that no worker matches"),
         ({"any": ["a", "b"], "exclude": ["b", "a"]}, "any", "all of its tags are excluded, so that no worker matches"),
         ({"prefer": ["a"], "exclude": ["a"]}, "prefer", "'a' is excluded, so that no worker is preferred for it"),
     ],
