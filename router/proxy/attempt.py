@@ -130,8 +130,8 @@ class Attempt:
         self._request = request
         self._replica = replica
         self._upstream = upstream
-        rule = request.call.resolution.rule
-        self._timeouts = upstream.timeouts.of(rule.entry.timeouts if rule is not None else None)
+        rule, timeouts = request.call.resolution.rule, upstream.timeouts
+        self._timeouts = timeouts.settings if rule is None else timeouts.of(rule.entry.timeouts)
         self._relay: Relay | None = None
         self._exchange: Exchange | None = None
         self._outcome: Outcome = ABANDONED

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
-from vllama_pool.router.proxy.in_flight import InFlight, Shared, retries_of
+from vllama_pool.router.proxy.in_flight import InFlight, Shared
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
@@ -34,7 +34,7 @@ class Forwarder:
 
     def _budget_of(self, resolution: Resolution) -> RetryBudget:
         """Return the model's budget, which a change of the routing file keeps."""
-        retries = retries_of(resolution)
+        retries = None if resolution.rule is None else resolution.rule.entry.retries
         share = RetryBudget.TOKENS_PER_REQUEST if retries is None else retries.budget
         budget = self._budgets.get(resolution.model)
         if budget is None:

@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vllama_pool.router.admission.admission import Admission
 from vllama_pool.router.balance.budget import RetryBudget
@@ -28,9 +28,6 @@ from vllama_pool.router.routing.resolution import Reason, Resolution
 from vllama_pool.router.telemetry.decisions import choice_of
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import TransportError
-
-if TYPE_CHECKING:
-    from vllama_pool.config.routing.model_entry import Retries
 
 _log = logging.getLogger(__name__)
 
@@ -227,7 +224,9 @@ class InFlight:
         return self._shared.upstream.clock.monotonic_ns() / 1e9
 
     def _choose(self) -> Replica | None:
-        shared, resolution, tried, now = self._shared, self.call.resolution, self._excluded(), self._now()
+        shared, resolution = self._shared, self.call.resolution
+        tried = self._excluded() if self._context else self._tried
+        now = shared.upstream.clock.monotonic_ns() / 1e9
         demand = self.call.demand
         replica = resolution.choose(tried, now, shared.rng, demand)
         if replica is not None:
@@ -271,7 +270,7 @@ class InFlight:
             shared.refresh()
         resolution = self.call.resolution
         untried = resolution.count_untried(self._excluded(), self._now())
-        retries = retries_of(resolution)
+        retries = None if resolution.rule is None else resolution.rule.entry.retries
         attempts = MOST_ATTEMPTS if retries is None else retries.attempts
         limit = min(attempts, len(failures) + MAX_ATTEMPTS - self.record.attempts)
         decision = decide(Attempts(tuple(failures), untried, budget.available, limit), shared.rng)
@@ -320,11 +319,6 @@ class InFlight:
         assert fallbacks is not None  # from `_fall_back`
         assert fallbacks.error is not None
         return fallbacks.error
-
-
-def retries_of(resolution: Resolution) -> Retries | None:
-    """Return the entry's rules for retries; None for the usual ones."""
-    return resolution.rule.entry.retries if resolution.rule is not None else None
 
 
 def _log_choice(

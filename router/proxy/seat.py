@@ -62,7 +62,8 @@ class Seat:
 
     def leave(self) -> None:
         """Idempotent."""
-        self.stop_waiting()
+        if self._bound is not None:
+            self.stop_waiting()
         places, self._places = self._places, None
         if places is not None:
             places.end()

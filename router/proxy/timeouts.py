@@ -35,7 +35,7 @@ class TimeoutTable:
     """Compiles the limits of each entry once."""
 
     def __init__(self, settings: Timeouts) -> None:
-        self._settings = settings
+        self.settings = settings
         self._compiled: dict[int, tuple[EntryTimeouts, Timeouts]] = {}
         """By the identity of the entry's object, which is kept with its limits."""
 
@@ -44,12 +44,12 @@ class TimeoutTable:
 
     def of(self, own: EntryTimeouts | None) -> Timeouts:
         if own is None:
-            return self._settings
+            return self.settings
         known = self._compiled.get(id(own))
         if known is None:
             if len(self._compiled) >= _MAX_COMPILED:
                 self._compiled.clear()
-            known = self._compiled[id(own)] = own, _merged(self._settings, own)
+            known = self._compiled[id(own)] = own, _merged(self.settings, own)
         return known[1]
 
 
