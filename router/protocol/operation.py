@@ -155,7 +155,7 @@ class Operation(Generic[RequestT]):
 
     Raises Refused.
     """
-    untruncated: Callable[[RequestT], RequestT] | None = None
-    """Returns the request without a truncation by the worker, which a larger context makes needless."""
+    untruncated: Callable[[RequestT, ModelInfo, Defaults], RequestT] | None = None
+    """Returns the request without what shortens it before the worker can refuse it; the same object if nothing does."""
     decode_form: Callable[[str, bytes], RequestT] | None = None
     """Decodes a body in multipart/form-data, given its Content-Type. Raises ClientError."""

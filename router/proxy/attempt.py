@@ -150,8 +150,11 @@ class Attempt:
         """
         call, model = self._request.call, self._replica.model
         prepare, defaults, request = call.operation.prepare, call.defaults, call.request
-        if call.operation.untruncated is not None and self._request.has_larger(self._replica):
-            request = call.operation.untruncated(request)
+        if (untruncated := call.operation.untruncated) is not None:
+            whole = untruncated(request, model, defaults)
+            if whole is not request and self._request.has_larger(self._replica):
+                request = whole
+            del whole
         if call.size <= INLINE_BYTES:
             step = prepare(request, model, defaults)
         else:

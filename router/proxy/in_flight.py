@@ -183,9 +183,12 @@ class InFlight:
             _log.debug("request %s: %s answers", record.id, record.worker)
 
     def has_larger(self, replica: Replica) -> bool:
-        """True if a larger context than the replica's may answer."""
-        context = replica.model.context_length
-        return self._has_room(context) or Fallbacks(self.call, self.record).has_room(context)
+        """True if a larger context than that of the replica, or of the entry, may answer."""
+        context, limit = replica.model.context_length, self.call.defaults.context
+        fallbacks = self._fallbacks or Fallbacks(self.call, self.record)
+        if limit is not None and not 0 < context <= limit:
+            return fallbacks.has_room(limit)
+        return self._has_room(context) or fallbacks.has_room(context)
 
     def moves_for(self, refusal: ContextTooLong, replica: Replica) -> bool:
         """True if the request goes to a larger context after this refusal: the attempt then fails with it."""

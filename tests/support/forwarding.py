@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from tests.support.balance import Clock, FirstCandidate, found, group, pool_of
 from tests.support.protocol import event
 from tests.support.upstream import FakeClient, FakeResponse, Hang, RecordingWriter, Script
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
+from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.admission.admission import Admission, RequestLimits
 from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.balance.pool import Pool
@@ -26,7 +27,7 @@ from vllama_pool.router.proxy.forward import Forwarder
 from vllama_pool.router.proxy.in_flight import InFlight, Shared
 from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.proxy.timeouts import Timeouts, TimeoutTable
-from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.routing.resolve import ModelRoutes, Resolution
 from vllama_pool.router.telemetry.decisions import Decision
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import Client, ConnectFailed
@@ -117,12 +118,16 @@ class Fleet:
         upstream: FakeClient | None = None,
         lagging: bool = False,
         limits: RequestLimits | None = None,
+        table: RoutingTable | None = None,
+        models: Mapping[str, ModelInfo] | None = None,
         **scripts: Script,
     ) -> None:
-        """`lagging`: clients read nothing until the test lets them catch up. `limits`: of the model."""
+        """`lagging`: clients read nothing until the test lets them catch up. `limits`: of the model. `table`: has the
+        model "m"; workers are then tried by load. `models`: those that are not SERVED, by worker."""
         self._lagging = lagging
         clock = self.clock = Clock()
-        self.pool = pool_of(clock, *(found(worker, SERVED) for worker in scripts))
+        self.pool = pool_of(clock, *(found(worker, (models or {}).get(worker, SERVED)) for worker in scripts))
+        self._routes = ModelRoutes(table, random.Random(1)) if table is not None else None
         self.upstream = upstream or FakeClient(scripts)
         self.stalls = StallWatch()
         self.refreshes: list[None] = []
@@ -164,10 +169,12 @@ class Fleet:
         """Admit a request of the present task."""
         body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}).encode()
         resolution = Resolution("m", "m", group(self.pool), NO_DEFAULTS, FirstCandidate())
+        if self._routes is not None:
+            resolution = self._routes.resolve("m", self.pool)
         size = len(body) if size is None else size
         self.records.append(RequestRecord(id="id", operation="chat", client=""))
         self.decision = Decision(self.record, 0, size)
-        request = ForwardRequest(operation, CHAT.decode(body), resolution, 0, size, self.decision, caps)
+        request = ForwardRequest(operation, operation.decode(body), resolution, 0, size, self.decision, caps)
         self.writers.append(RecordingWriter())
         if self._lagging:
             self.writer.lag()

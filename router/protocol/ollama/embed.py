@@ -20,7 +20,7 @@ from vllama_pool.router.protocol.ollama.not_found import generation_text
 from vllama_pool.router.protocol.ollama.request_base import Body, Int, require_model
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, errors, tokenize
-from vllama_pool.router.protocol.vllm.window import lower
+from vllama_pool.router.protocol.vllm.window import lower, too_long
 from vllama_pool.workers.registry.record import ModelInfo
 
 BAD_INPUT = "invalid input type"
@@ -68,8 +68,6 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Components per vector; 0 or less for all."""
     plain: bool = False
     """True for /api/embeddings: vectors are not normalised."""
-    whole: bool = False
-    """The worker must not truncate to its own context, although `truncate` allows it."""
 
     stream: ClassVar = False
     """R043."""
@@ -136,17 +134,22 @@ def prepare(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> NextS
     limit = options.int_option(defaults.options.get("num_ctx") if wanted is None else wanted)
     limit = lower(limit, defaults.context)
     if limit is None or not info.context_length or limit >= info.context_length:
-        return _upstream_request(request, info, -1 if request.truncate and not request.whole else None)
+        return _upstream_request(request, info, -1 if request.truncate else None)
     if request.truncate:
         upstream = _upstream_request(request, info, limit)
         return _require_room(info, limit, upstream) if limit <= MAX_SPECIAL_TOKENS else upstream
     candidates = [text for text in request.texts if len(text.encode()) + MAX_SPECIAL_TOKENS > limit]
     candidates.sort(key=len, reverse=True)
-    return _require_short(candidates[:MAX_COUNTED], info, limit, _upstream_request(request, info, None))
+    then = _upstream_request(request, info, None)
+    return _require_short(candidates[:MAX_COUNTED], info, limit, then, of_entry=limit == defaults.context)
 
 
-def untruncated(request: EmbedRequest) -> EmbedRequest:
-    return msgspec.structs.replace(request, whole=True) if request.truncate else request
+def untruncated(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> EmbedRequest:
+    """A `num_ctx` is a wish to truncate; other contexts are limits."""
+    options_ = request.options.get("num_ctx"), defaults.options.get("num_ctx")
+    if not request.truncate or any(value is not None for value in options_):
+        return request
+    return msgspec.structs.replace(request, truncate=False)
 
 
 def adapt(request: EmbedRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> NextStep | None:
@@ -157,7 +160,7 @@ def adapt(request: EmbedRequest, info: ModelInfo, defaults: Defaults, *refusals:
     if isinstance(refusals[-1], Faulty):
         return None
     if isinstance(refusals[-1], ContextTooLong) and request.truncate and len(refusals) == 1:
-        return _upstream_request(request, info, -1)
+        return prepare(request, info, defaults)
     text, status = refusals[-1].text, refusals[-1].status
     if text == errors.CONTEXT_EXCEEDED:
         text = TOO_LONG
@@ -188,13 +191,16 @@ def _require_room(info: ModelInfo, limit: int, then: UpstreamRequest) -> NextSte
     return tokenize.count_text(info.name, "", on_count)
 
 
-def _require_short(texts: Sequence[str], info: ModelInfo, limit: int, then: UpstreamRequest) -> NextStep:
+def _require_short(
+    texts: Sequence[str], info: ModelInfo, limit: int, then: UpstreamRequest, *, of_entry: bool
+) -> NextStep:
+    """`of_entry`: the limit is the routing file's, and not the client's `num_ctx`."""
     if not texts:
         return then
 
     def on_count(counted: api.VllmTokenCount) -> NextStep:
         if counted.count > limit:
-            raise Refused(errors.CONTEXT_EXCEEDED, status=400)
-        return _require_short(texts[1:], info, limit, then)
+            raise too_long(counted.count, limit) if of_entry else Refused(errors.CONTEXT_EXCEEDED, status=400)
+        return _require_short(texts[1:], info, limit, then, of_entry=of_entry)
 
     return tokenize.count_text(info.name, texts[0], on_count)
