@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,42 @@ async def test_a_reload_changes_limits_while_requests_run(tmp_path: Path, file: 
         task.cancel()
         await asyncio.wait([task])
         await becomes(running, "anna", 200)
+
+
+async def test_places_are_free_again_whatever_becomes_of_the_requests(tmp_path: Path, file: Path) -> None:
+    """Clients that leave, failing workers, refusals and reloads, at the same time."""
+    write(file, keys("anna, limits: {concurrency: 8}"))
+    async with fleet(tmp_path / "s", {"a": OPTIONS, "b": SLOW}, routing_file=file) as running:
+        running["a"].set_faults([faults.Status(status=500, marker="please fail")])
+        rng = random.Random(7)
+
+        async def leave_early(model: str) -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(rng.uniform(0.01, 1.0)):
+                    text = rng.choice(["hello", "please fail"])
+                    messages = [{"role": "user", "content": text}]
+                    await status(running, "anna", model=model, messages=messages, stream=True)
+
+        tasks = [asyncio.create_task(leave_early(rng.choice(["tiny", "slow", "nope"]))) for _ in range(150)]
+        for limit in (4, 9, 8):
+            write(file, keys(f"anna, limits: {{concurrency: {limit}}}"))
+            await asyncio.sleep(0.4)
+        await asyncio.gather(*tasks)
+        running["a"].set_faults([])
+        await auntil(lambda: _in_flight(running, 0), 20, "all requests to end")
+        running["b"].set_faults([faults.Hang()])
+        body = {**CHAT, "model": "slow"}
+        holding = [
+            asyncio.create_task(running.http.post("/api/chat", json=body, headers=bearer("anna"))) for _ in range(8)
+        ]
+        await auntil(lambda: _in_flight(running, 8), 20, "the requests to run")
+        assert await status(running, "anna") == 429
+        assert 'vllama_key_in_flight{key="anna",team=""} 8.0' in (await running.http.get("/metrics")).text
+        for task in holding:
+            task.cancel()
+        await asyncio.wait(holding)
+        await becomes(running, "anna", 200)
+        assert 'vllama_key_in_flight{key="anna",team=""} 0.0' in (await running.http.get("/metrics")).text
 
 
 async def _in_flight(running: Fleet, count: int) -> bool:
