@@ -165,7 +165,7 @@ class RouterSettings(_Settings):
     """Maximum pause within an answer."""
     answer_timeout: Annotated[Duration, Env("VLLAMA_ANSWER_TIMEOUT")] = 1800.0
     """Time to the answer of a worker that sends nothing before it is complete, as on /v1 without `stream`."""
-    decisions: Annotated[int, Field(ge=0, le=1_000_000), Env("VLLAMA_DECISIONS")] = 2000
+    decisions: Annotated[int, Field(ge=0, le=20_000), Env("VLLAMA_DECISIONS")] = 2000
     """Latest requests per router process that `vllama explain` and `vllama check --against last` know; 0 for none."""
     trace: Annotated[bool, Env("VLLAMA_TRACE")] = False
     """Tell the route of each request in headers of its response, as `X-Vllama-Trace: 1` does for one."""

@@ -155,7 +155,12 @@ def create_app(
     state = Report("state", ProcessReport, lambda: _report(pool, sources.discovery, metrics, reloader))
     uses = Report("model uses", ModelUses, expiry.uses)
     routing = Report(ROUTING, RoutingState, lambda: _routing_state(pool, sources, reloader))
-    made = Report(DECISIONS, ProcessDecisions, lambda: view_decisions(decisions, _clock_offset(collaborators.clock)))
+    made = Report(
+        DECISIONS,
+        ProcessDecisions,
+        lambda: view_decisions(decisions, _clock_offset(collaborators.clock)),
+        takes_long=True,
+    )
     one = Question(ONE_DECISION, FoundDecision, lambda name: _find(decisions, name, collaborators.clock))
     in_use = Report("names in use", NamesInUse, names.in_use)
     exchange = ReportExchange(instance, (state, uses, routing, made, in_use), (one,))

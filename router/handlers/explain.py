@@ -34,7 +34,7 @@ def explain_routes(
 
     @get("/admin/decisions")
     async def decisions() -> Response[bytes]:
-        return Response(json_lines(await collect()), media_type=JSON_LINES)
+        return Response(await asyncio.to_thread(json_lines, await collect()), media_type=JSON_LINES)
 
     @get("/admin/explain")
     async def explain(

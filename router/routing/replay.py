@@ -24,6 +24,10 @@ LEAST_MOVE = 1e-9
 """Requests. Smaller differences of shares are rounding."""
 
 
+SHORTENED = ("chat", "generate", "embed")
+"""Begins of the operations whose prompts are shortened to the context, as in Ollama."""
+
+
 class Recorded(msgspec.Struct, frozen=True):
     """The fields of a recorded decision that routes depend on."""
 
@@ -42,6 +46,7 @@ class Recorded(msgspec.Struct, frozen=True):
     split: str = ""
     identity: str = ""
     """In hex digits; "" without one."""
+    operation: str = ""
     prompt_tokens: int = 0
 
 
@@ -129,7 +134,11 @@ class Replay:
         rule = resolution.model if resolution.asked is None else resolution.asked.resolution.model
         limits = resolution.entry.limits if resolution.entry is not None else None
         if limits is not None and limits.context is not None and recorded.prompt_tokens > limits.context:
-            return Destination(rule, {}, f"prompts longer than the limit of {limits.context} tokens")
+            larger = resolution.next("context", ())
+            if larger is not None:
+                return Destination(rule, {larger.target: 1.0})
+            if not recorded.operation.startswith(SHORTENED):
+                return Destination(rule, {}, f"prompts longer than the limit of {limits.context} tokens")
         return Destination(rule, _shares(resolution, recorded))
 
     def _name(self, recorded: Recorded) -> str:

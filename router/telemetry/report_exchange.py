@@ -38,6 +38,8 @@ class Report(Generic[T]):
     type: type[T]
     own: Callable[[], T]
     """Returns this process's."""
+    takes_long: bool = False
+    """True to call `own` in a thread: it takes some milliseconds, in which streams would stand still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class ReportExchange:
     async def collect(self, report: Report[T]) -> Mapping[int, T]:
         """Return the reports of this process and of those that answer in time, by process index."""
         others: Mapping[int, T] = await self._calls[report.name]() if self.total > 1 else {}
-        return {self._instance.index: report.own(), **others}
+        own = await asyncio.to_thread(report.own) if report.takes_long else report.own()
+        return {self._instance.index: own, **others}
 
     async def ask(self, question: Question[T], argument: str) -> Mapping[int, T]:
         """Return the answers of this process and of those that answer in time, by process index. Raises ValueError for
@@ -104,13 +107,16 @@ class ReportExchange:
             if _same_user(writer.get_extra_info("socket")):
                 async with asyncio.timeout(TIMEOUT):
                     line = (await reader.readline()).decode().strip("\n")
-                writer.write(self._answer(*line.split("\t", 1)))
+                name, _, argument = line.partition("\t")
+                writer.write(await self._answer(name, argument))
             writer.close()
             await writer.wait_closed()
 
-    def _answer(self, name: str, argument: str = "") -> bytes:
+    async def _answer(self, name: str, argument: str) -> bytes:
         """Return nothing for an unknown name, which a newer process may send."""
         if report := self._reports.get(name):
+            if report.takes_long:
+                return await asyncio.to_thread(lambda: msgspec.msgpack.encode(report.own()))
             return msgspec.msgpack.encode(report.own())
         question = self._questions.get(name)
         return msgspec.msgpack.encode(question.own(argument)) if question else b""

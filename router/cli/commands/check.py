@@ -13,7 +13,7 @@ from vllama_pool.router.cli.commands.common import CommandFailed
 from vllama_pool.router.cli.commands.router_client import url_option
 from vllama_pool.router.cli.commands.terminal import output, show
 from vllama_pool.router.cli.comparison import ComparisonView, comparison_text, view_comparison
-from vllama_pool.router.cli.findings import Finding, as_error, errors_of, github_command, text_line, warnings_of
+from vllama_pool.router.cli.findings import ERROR, Finding, as_error, errors_of, github_command, text_line, warnings_of
 from vllama_pool.router.cli.tables import routing_table
 from vllama_pool.router.routing.lint import lint
 
@@ -139,6 +139,7 @@ def _print(checked: Checked, table: routing.RoutingTable | None, output_format: 
         click.echo(msgspec.json.format(msgspec.json.encode(checked)).decode())
         return
     if output_format == "github":
+        findings += unroutable_errors(checked.file, checked.against) if checked.against is not None else []
         for finding in findings:
             click.echo(github_command(finding, Path.cwd()))
         return
@@ -150,6 +151,14 @@ def _print(checked: Checked, table: routing.RoutingTable | None, output_format: 
         click.echo(f"{printable(checked.file)}: {summary(checked)}")
     if checked.against is not None:
         click.echo(comparison_text(checked.against))
+
+
+def unroutable_errors(file: str, against: ComparisonView) -> list[Finding]:
+    texts = (
+        f"{count(each.requests, 'recorded request')} for '{each.requested}' would become unroutable: {each.reason}"
+        for each in against.refusals
+    )
+    return [Finding(ERROR, file, 0, 0, "", text) for text in texts]
 
 
 def summary(checked: Checked) -> str:

@@ -90,6 +90,14 @@ def test_json_has_the_whole_comparison(tmp_path: Path) -> None:
     ]
 
 
+def test_github_shows_unroutable_requests_as_errors(tmp_path: Path) -> None:
+    result = check(tmp_path, CANARY, [decision("old", "y"), decision()], "--format", "github")
+    assert (result.exit_code, result.stdout) == (
+        1,
+        f"::error file={tmp_path}/routing.yaml::1 recorded request for 'old' would become unroutable: unknown model\n",
+    )
+
+
 def test_the_current_file_replaces_what_happened(tmp_path: Path) -> None:
     current = tmp_path / "current.yaml"
     current.write_text(CANARY)

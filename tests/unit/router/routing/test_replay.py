@@ -118,12 +118,19 @@ def test_a_name_that_nothing_finds_any_more_becomes_unroutable_with_its_keys() -
     ],
 )
 def test_a_request_that_the_table_refuses_becomes_unroutable(entry: dict[str, Any], reason: str) -> None:
-    comparison = run(replay(m=entry), recorded(prompt_tokens=11))
+    comparison = run(replay(m=entry), recorded(prompt_tokens=11, operation="v1 chat"))
     assert [refusal.reason for refusal in comparison.refusals] == [reason]
 
 
-def test_a_prompt_within_the_limit_stays() -> None:
-    assert run(replay(m={"serve": "x", "limits": {"context": 10}}), recorded(prompt_tokens=10)).unchanged == 1
+@pytest.mark.parametrize(("tokens", "operation"), [(10, "v1 chat"), (11, "chat"), (11, "generate")])
+def test_a_prompt_that_fits_or_is_shortened_stays(tokens: int, operation: str) -> None:
+    entry = {"serve": "x", "limits": {"context": 10}}
+    assert run(replay(m=entry), recorded(prompt_tokens=tokens, operation=operation)).unchanged == 1
+
+
+def test_a_prompt_above_the_limit_moves_to_the_fallback_for_it() -> None:
+    entry = {"serve": "x", "limits": {"context": 10}, "fallback": {"context": ["z"]}}
+    assert run(replay(m=entry), recorded(prompt_tokens=11)).moves == {Move("m", "m", "m", "x", "z"): 1}
 
 
 def test_a_model_that_a_key_may_not_use_becomes_unroutable_for_it() -> None:
