@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 class RetryBudget:
-    """A token bucket: each request adds `share` retries, up to this share of the requests in flight or three.
+    """A token bucket: each request adds `share` retries, up to this share of the requests in flight, but at least three
+    or those that one request may have.
 
     With a share of 0.2, workers see at most 1.2 attempts per request, plus three, if every attempt fails. A share of 0
     allows no retry.
@@ -13,21 +14,23 @@ class RetryBudget:
     TOKENS_PER_REQUEST = 0.2
     MIN_CAPACITY = 3.0
 
-    __slots__ = ("_least", "available", "in_flight", "share")
+    __slots__ = ("_least", "available", "in_flight", "retries", "share")
 
-    def __init__(self, share: float = TOKENS_PER_REQUEST) -> None:
+    def __init__(self, share: float = TOKENS_PER_REQUEST, retries: int = 0) -> None:
+        """`retries`: those that one request may have."""
         self.in_flight = 0
-        self.available = self.MIN_CAPACITY
+        self.available = max(self.MIN_CAPACITY, retries)
         """Retries that may be spent; less than 1 means none."""
-        self.set_share(share)
+        self.set_limits(share, retries)
 
     def __repr__(self) -> str:
         return f"<RetryBudget {self.available:.1f} available, {self.in_flight} in flight>"
 
-    def set_share(self, share: float) -> None:
-        """Change the share: what is available stays, up to the new capacity."""
+    def set_limits(self, share: float, retries: int = 0) -> None:
+        """Change the limits: what is available stays, up to the new capacity."""
         self.share = share
-        self._least = self.MIN_CAPACITY if share else 0.0
+        self.retries = retries
+        self._least = max(self.MIN_CAPACITY, retries) if share else 0.0
         self._cap()
 
     def begin_request(self) -> None:

@@ -34,11 +34,12 @@ class Forwarder:
 
     def _budget_of(self, resolution: Resolution) -> RetryBudget:
         """Return the model's budget, which a change of the routing file keeps."""
-        retries = None if resolution.rule is None else resolution.rule.entry.retries
-        share = RetryBudget.TOKENS_PER_REQUEST if retries is None else retries.budget
+        share, more = RetryBudget.TOKENS_PER_REQUEST, 0
+        if resolution.rule is not None and (retries := resolution.rule.entry.retries) is not None:
+            share, more = retries.budget, retries.attempts - 1
         budget = self._budgets.get(resolution.model)
         if budget is None:
-            budget = self._budgets[resolution.model] = RetryBudget(share)
-        elif budget.share != share:
-            budget.set_share(share)
+            budget = self._budgets[resolution.model] = RetryBudget(share, more)
+        elif budget.share != share or budget.retries != more:
+            budget.set_limits(share, more)
         return budget

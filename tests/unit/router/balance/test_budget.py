@@ -65,7 +65,13 @@ def test_a_changed_share_keeps_what_is_in_flight_and_caps_what_is_available() ->
     budget = RetryBudget(1)
     for _ in range(20):
         budget.begin_request()
-    budget.set_share(0.2)
+    budget.set_limits(0.2)
     assert (budget.in_flight, budget.available) == (20, 4)
-    budget.set_share(0)
+    budget.set_limits(0)
     assert budget.available == 0
+
+
+def test_a_lone_request_may_have_all_of_its_models_retries() -> None:
+    budget = RetryBudget(0.1, 9)
+    budget.begin_request()
+    assert [budget.try_spend() for _ in range(10)] == [True] * 9 + [False]
