@@ -119,6 +119,9 @@ class _Reader:
                 self._include_file(path, include)
 
     def _include_file(self, path: str, include: _Include) -> None:
+        if not path.isprintable():
+            self._add_problem(include, f"the name {self._shown(path)!a} is not plain text; rename the file")
+            return
         real = os.path.realpath(path)
         if real in self._included:
             self._add_problem(include, self._twice(path, real, include))

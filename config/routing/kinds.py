@@ -20,8 +20,12 @@ def kind(value: object, source: str = "") -> str:
     if isinstance(value, float):
         return f"the number {value:g}" if math.isfinite(value) else "no finite number"
     if isinstance(value, str):
-        return f"the text '{_short(redacted(value))}'"
+        return f"the text '{_short(redacted(value[:_LONGEST]))}'"
     return _noun(value)
+
+
+_LONGEST = 4096
+"""Characters of a text that are searched for passwords, in quadratic time, before it is shortened."""
 
 
 def _noun(value: object) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllama_pool.config.routing.kinds import kind
-from vllama_pool.config.routing.places import Path, Problem, dotted
+from vllama_pool.config.routing.places import Path, Problem, dotted, shortened
 from vllama_pool.config.routing.unknown_keys import is_section, unknown_key
 from vllama_pool.config.routing.variables import is_variable
 from vllama_pool.config.routing.yaml_document import Document
@@ -27,13 +27,13 @@ def problem_for(error: Any, document: Document) -> Problem:
 
 
 def without_values(problem: Problem, variables: Mapping[str, str]) -> Problem:
-    """Replace values that came from the environment, which may be secrets, by their sources."""
+    """Replace values that came from the environment, which may be secrets, by their sources, and shorten the rest."""
     message = problem.message
     for value, source in variables.items():
         if value and value in message:
             pattern = rf"(?<!\w){re.escape(value)}(?!\w)" if len(value) >= _LONG else f"(?<='){re.escape(value)}(?=')"
             message = re.sub(pattern, source.replace("\\", r"\\"), message)
-    return Problem(problem.place, problem.key, message)
+    return Problem(problem.place, shortened(problem.key), shortened(message))
 
 
 def _without_parts(message: str, given: _Given) -> str:

@@ -51,15 +51,25 @@ class Problem:
         """Return "FILE:LINE:COL: key: what is wrong; what to do", to which editors and terminals can jump."""
         file, line, column = self.place
         place = f"{file}:{line}:{column}" if line else file
-        return printable(redacted(f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"))
+        text = f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
+        return printable(redacted(shortened(text, 3 * LONGEST)))
 
 
 class InvalidYaml(Exception):
     """A file that cannot be read as YAML."""
 
     def __init__(self, problem: Problem) -> None:
-        super().__init__(str(problem))
+        super().__init__(problem)
         self.problem = problem
+
+
+LONGEST = 1000
+"""Characters of a message, which may quote a key or a name of any length."""
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """Leave out the middle of a long text: a message ends with its cure."""
+    return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 4 :]}"
 
 
 def dotted(path: Path) -> str:

@@ -405,6 +405,11 @@ MANY = "more than 500000 values; use fewer anchors, or make the file smaller"
         ("!a " * (NESTED // 3), "text after the end of the document"),
         ("models: {" + "a: {}, " * 1000 + "}", "more than 100 problems; correct the first ones"),
         ("\t" * NESTED + "a: 1", "a tab; indent with spaces"),
+        ("models: {x: {policy: '" + "//" * (NESTED // 2) + "'}}", "expected 'least-load', "),
+        ("models: {x: {policy: '" + "a:" * (NESTED // 2) + "'}}", "expected 'least-load', "),
+        (f"models: {{? {'x' * NESTED}\n: {{}}}}", "is longer than 600 characters; shorten it"),
+        (f"models: {{x: {{aliases: [{'x' * NESTED}, {'x' * NESTED}]}}}}", "the same alias as 'xxx"),
+        ("a: *" + "x" * NESTED, "add it, or put the text in quotes"),
         ("${" * (NESTED // 2), "a '${' is not closed; add '}'"),
         ("models: {" + ", ".join(f"m{i}: {{x: 1}}" for i in range(5000)) + "}", "unknown key"),
     ],
@@ -414,4 +419,5 @@ def test_huge_files_end_in_a_message_soon(text: str, message: str, tmp_path: Pat
     began = time.process_time()
     found = lines(tmp_path, text.encode())
     assert any(message in line for line in found)
+    assert max(map(len, found)) < 2500
     assert time.process_time() - began < 30

@@ -232,6 +232,15 @@ def test_a_pattern_of_too_many_files_is_refused(tmp_path: Path) -> None:
     assert problems(file)[0].endswith(f"'conf/*' matches more than {MAX_MATCHES} files; write a narrower pattern")
 
 
+@pytest.mark.parametrize("name", [b"a\xff.yaml", b"a\nb.yaml"])
+def test_a_name_that_is_no_plain_text_is_refused(tmp_path: Path, name: bytes) -> None:
+    file = write(tmp_path, routing="include: ['a*.yaml']\n")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    (line,) = problems(file)
+    assert line.startswith("routing.yaml:1:11: include[0]: the name '")
+    assert line.endswith(".yaml' is not plain text; rename the file")
+
+
 def test_a_name_with_brackets_is_a_file_if_there_is_one(tmp_path: Path) -> None:
     file = write(tmp_path, routing="include: ['[a].yaml']\n", **{"[a]": "models: {a: {}}\n"})
     assert list(load(file).models) == ["a"]
