@@ -113,6 +113,6 @@ async def test_conversations_hit_the_prefix_cache_more_often_with_affinity_and_l
         by_load = await measure(running, "by-load", replicas)
         by_prefix = await measure(running, "by-prefix", replicas)
     record_property("figure", f"prefix cache: least-load {by_load}; prefix-affinity {by_prefix}")
-    assert by_prefix.rate > by_load.rate + 0.08, (by_load, by_prefix)
+    assert by_prefix.rate > by_load.rate + 0.03, (by_load, by_prefix)
     busiest, requests = max(by_load.requests.values()), CONVERSATIONS * TURNS
     assert max(by_prefix.requests.values()) <= busiest + 0.2 * requests, "a slower server gets fewer by load, too"
