@@ -41,8 +41,10 @@ def explanation_text(explanation: Explanation, *, live: bool = True) -> str:
 
 
 def _title(explanation: Explanation, live: bool) -> str:
-    if explanation.outcome != ROUTED:
+    if explanation.outcome == UNKNOWN:
         return f"{explanation.requested}: {explanation.error}"
+    if explanation.outcome != ROUTED:
+        return f"{explanation.requested} is refused: {explanation.error}"
     if not live:
         return f"{explanation.requested} goes to {_drawn(explanation)}"
     if not explanation.chosen:
@@ -67,7 +69,7 @@ def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
         if rule.virtual:
             yield "virtual", f"{rule.virtual} is a virtual model; its base decides"
         if rule.policy:
-            yield "policy", _value(rule.settings.get("policy", rule.policy))
+            yield "policy", _policy(rule)
     if explanation.stand_in:
         yield "stand-in", f"{explanation.stand_in}, because no worker serves the model itself"
     if explanation.split:
@@ -91,6 +93,14 @@ def _rule(rule: RuleView) -> str:
     else:
         return f"none: workers serve '{rule.entry}' under this name"
     return f"'{rule.entry}'{f' at {rule.place}' if rule.place else ''}, by {why}"
+
+
+def _policy(rule: RuleView) -> str:
+    """Such as "session by user"."""
+    settings = rule.settings.get("policy")
+    if not isinstance(settings, dict):
+        return rule.policy
+    return " ".join([rule.policy, *(f"{name} {_value(value)}" for name, value in settings.items() if name != "type")])
 
 
 def _split(explanation: Explanation) -> str:

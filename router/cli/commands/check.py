@@ -63,6 +63,7 @@ class Checked(msgspec.Struct, omit_defaults=True):
 )
 @click.option(
     "--current",
+    metavar="FILE",
     type=click.Path(path_type=Path),
     help="With --against: compare with this routing file instead of with what happened.",
 )

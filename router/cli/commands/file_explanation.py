@@ -44,4 +44,8 @@ def explain_file(table: RoutingTable, question: ModelQuestion) -> Explanation:
         raise CommandFailed(error.text) from None
     if explanation.outcome != UNKNOWN:
         return msgspec.structs.replace(explanation, chosen="", chosen_model="", candidates=())
-    return msgspec.structs.replace(explanation, near=near_names(name, known_names(routes, models.pool, None)))
+    text = explanation.error
+    if routes.rules.find(name) is None:
+        text = f"no entry of the file is for '{name}'; a router knows it only if a worker serves it"
+    near = near_names(name, known_names(routes, models.pool, None))
+    return msgspec.structs.replace(explanation, error=text, near=near)

@@ -49,7 +49,8 @@ def test_json_of_a_routing_file_names_no_workers(file: Path) -> None:
 def test_a_name_outside_the_file_fails_with_those_that_resemble_it(file: Path) -> None:
     result = explain("smal", "--file", str(file))
     assert result.exit_code == 1
-    assert result.stdout.splitlines()[:2] == ["smal: the router knows no model 'smal'", "  near      small"]
+    error = "no entry of the file is for 'smal'; a router knows it only if a worker serves it"
+    assert result.stdout.splitlines()[:2] == [f"smal: {error}", "  near      small"]
 
 
 def test_a_key_of_the_file_limits_the_models(file: Path) -> None:

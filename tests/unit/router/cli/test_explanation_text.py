@@ -46,7 +46,11 @@ RULE = RuleView(
     "helper",
     place="routing.yaml:12",
     policy="prefix-affinity",
-    settings={"options": {"temperature": 0.5, "stop": ["a", "b"]}, "limits": {"concurrency": 10, "wait": 20.0}},
+    settings={
+        "policy": {"type": "prefix-affinity", "bound": 1.5},
+        "options": {"temperature": 0.5, "stop": ["a", "b"]},
+        "limits": {"concurrency": 10, "wait": 20.0},
+    },
 )
 TARGETS = (
     TargetView("org/big", 19, 0.95, 4, first=True),
@@ -80,7 +84,7 @@ def test_a_routed_request() -> None:
         == """\
 helper goes to org/big on gpu-2
   rule      'assistant' at routing.yaml:12, by its alias 'helper'
-  policy    prefix-affinity
+  policy    prefix-affinity bound 1.5
   split     by user; this one's hash 00000000000000ab keeps its side
   options   temperature 0.5, stop a b
   limits    concurrency 10, wait 20
@@ -125,7 +129,7 @@ def test_a_routing_file_alone_shows_no_workers() -> None:
         == """\
 helper goes to org/big (95.0%) or org/small (5.0%)
   rule     'assistant' at routing.yaml:12, by its alias 'helper'
-  policy   prefix-affinity
+  policy   prefix-affinity bound 1.5
   split    each request is drawn anew
   options  temperature 0.5, stop a b
   limits   concurrency 10, wait 20
@@ -182,7 +186,7 @@ def test_a_refused_request_shows_the_clients_error_and_its_fallbacks() -> None:
     assert (
         explanation_text(explanation)
         == """\
-m: no worker is available
+m is refused: no worker is available
   rule    'm', by its name
   policy  least-load
 targets
