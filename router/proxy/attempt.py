@@ -155,12 +155,16 @@ class Attempt:
             if whole is not request and self._request.has_larger(self._replica):
                 request = whole
             del whole
-        if call.size <= INLINE_BYTES:
-            step = prepare(request, model, defaults)
-        else:
-            step = await offload(call.size, prepare, request, model, defaults)
-        del request
         refusals: list[Refused | Faulty] = []
+        try:
+            if call.size <= INLINE_BYTES:
+                step = prepare(request, model, defaults)
+            else:
+                step = await offload(call.size, prepare, request, model, defaults)
+        except ContextTooLong as refusal:  # of an entry's context
+            refusals.append(refusal.with_traceback(None))
+            step = await self._adapt(refusals)
+        del request
         while True:
             try:
                 if not isinstance(step, UpstreamRequest):

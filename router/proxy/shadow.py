@@ -138,9 +138,11 @@ class Shadows:
         Raises _NotSent.
         """
         routes = self._routes()
-        match = routes.rules.find(call.resolution.name)
+        match = routes.rules.find(call.request.model)
+        if match is not None and match.rule is call.resolution.rule:
+            name = match.fill(name)
         try:
-            target = routes.resolve(match.fill(name) if match is not None else name, self._upstream.pool)
+            target = routes.resolve(name, self._upstream.pool)
         except (UnknownModel, NoWorker):
             raise _NotSent(NO_WORKER) from None
         if target.asked is not None:  # copies follow no fallbacks

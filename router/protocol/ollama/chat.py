@@ -26,8 +26,8 @@ from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.ollama.requests import ChatRequest
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
-from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates, tokenize
-from vllama_pool.router.protocol.vllm.window import surely_fits, too_long
+from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates
+from vllama_pool.router.protocol.vllm.window import surely_fits
 from vllama_pool.workers.registry.record import ModelInfo
 
 NO_TEMPLATE = 'chat needs a chat template and "{model}" has none: use /api/generate, or start vLLM with --chat-template'
@@ -101,6 +101,8 @@ def adapt(request: ChatRequest, plan: ModelPlan, clock: Clock, *refusals: Attemp
                 raise refusals[-1]
             return shorten.shortened(changed, info.context_length, form=form, send=send, window=window)
 
+        if limits.is_counted(refusals[-1]):
+            return without_old_turns()
         return shorten.fitted(strict_templates.apply(form, changed), send, without_old_turns, window)
     if within is None and form is strict_templates.unchanged and not has_less:
         return None
@@ -119,21 +121,11 @@ def _send_within(
     clock: Clock,
     form: strict_templates.Form = strict_templates.unchanged,
 ) -> NextStep:
-    """Send the request, shortened if it exceeds a context smaller than the worker's."""
-    send = partial(_send, request=request, info=plan.info, clock=clock)
+    """Send the request. One beyond a context smaller than the worker's counts as refused; `adapt` shortens it."""
     chat, window = strict_templates.apply(form, upstream), plan.window
     if window is None or request.debug_render_only or surely_fits(api.encode(chat), chat.max_tokens, window):
-        return send(chat)
-
-    def on_count(count: api.VllmTokenCount) -> NextStep:
-        fitting = shorten.within_window(chat, count.max_model_len, count.count)
-        if fitting is not None:
-            return send(fitting)
-        if not request.may_shorten:
-            raise too_long(count.count, count.max_model_len)
-        return shorten.shortened(upstream, count.max_model_len, form=form, send=send, window=window)
-
-    return tokenize.count_chat(chat, on_count, window=window)
+        return _send(chat, request, plan.info, clock)
+    return shorten.within_window(chat, window, partial(_send, request=request, info=plan.info, clock=clock))
 
 
 def _send(upstream: api.VllmChatRequest, request: ChatRequest, info: ModelInfo, clock: Clock) -> NextStep:
@@ -151,7 +143,7 @@ def _upstream_request(
     """Leave out the continuation and the switch of thinking if they were refused."""
     chat = messages.with_defaults(request.messages or (), plan.defaults)
     translated = messages.translate(chat, plan.info.template)
-    drops_tools = capabilities.drops_tools(plan.info, plan.defaults, refusals)
+    drops_tools = plan.defaults.ignores_tools and capabilities.drops_tools(plan.info, plan.defaults, refusals)
     if drops_tools:
         translated = strict_templates.without_tools(translated)
     upstream = plan.chat(request, translated, refusals)

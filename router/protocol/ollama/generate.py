@@ -30,7 +30,7 @@ from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextSte
 from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates, think_tags, tokenize
 from vllama_pool.router.protocol.vllm.strict_templates import Form, unchanged
 from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
-from vllama_pool.router.protocol.vllm.window import surely_fits, too_long
+from vllama_pool.router.protocol.vllm.window import surely_fits
 from vllama_pool.workers.registry.record import ModelInfo
 
 RAW_CONFLICT = "raw mode does not support template, system, or context"
@@ -85,10 +85,10 @@ def prepare(request: GenerateRequest, plan: ModelPlan, clock: Clock) -> NextStep
     if request.debug_render_only:
         return _render(request, plan, clock)
     if request.context:
-        return _after_context(request, plan, _within_window(request, plan))
+        return _after_context(request, plan, _within_window(plan))
     if _is_chat(request, plan.info):
-        return _send_chat_within(_chat(request, plan), request, plan)
-    return _send_within(_completion(request, plan, _plain_prompt(request, plan.defaults)), request, plan)
+        return _send_chat_within(_chat(request, plan), plan)
+    return _send_within(_completion(request, plan, _plain_prompt(request, plan.defaults)), plan)
 
 
 def adapt(request: GenerateRequest, plan: ModelPlan, clock: Clock, *refusals: AttemptFailed) -> NextStep | None:
@@ -103,12 +103,12 @@ def adapt(request: GenerateRequest, plan: ModelPlan, clock: Clock, *refusals: At
     if not limits.is_known(refusals[-1]):
         return None
     if request.context:
-        return _after_context(request, plan, _adaptation(request, plan, refusals))
+        return _after_context(request, plan, _adaptation(plan, refusals))
     prompt = _plain_prompt(request, plan.defaults)
     upstream = _completion(request, plan, prompt)
     if not is_too_long:
         within = limits.within_limits(upstream, refusals)
-        return _send_within(within, request, plan) if within is not None else None
+        return _send_within(within, plan) if within is not None else None
     if upstream.max_tokens is None and not request.may_shorten:
         return None
 
@@ -137,7 +137,7 @@ def _adapted_chat(
     if request.debug_render_only:
         return _render(request, plan, clock, form)
     if request.context:
-        return _after_context(request, plan, _adaptation(request, plan, refusals), form)
+        return _after_context(request, plan, _adaptation(plan, refusals), form)
     within = limits.within_limits(chat, refusals)
     if any(map(limits.is_too_long, refusals)):
         changed = within or chat
@@ -149,64 +149,46 @@ def _adapted_chat(
                 raise refusals[-1]
             return shorten.shortened(changed, info.context_length, form=form, window=plan.window)
 
+        if limits.is_counted(refusals[-1]):
+            return cut()
         return shorten.fitted(strict_templates.apply(form, changed), shorten.send_chat, cut, plan.window)
     if within is None and form is unchanged and not has_less:
         return None
-    return _send_chat_within(within or chat, request, plan, form)
+    return _send_chat_within(within or chat, plan, form)
 
 
-def _send_chat_within(
-    upstream: api.VllmChatRequest, request: GenerateRequest, plan: ModelPlan, form: Form = unchanged
-) -> NextStep:
-    """Send the request, shortened if it exceeds a context smaller than the worker's."""
+def _send_chat_within(upstream: api.VllmChatRequest, plan: ModelPlan, form: Form = unchanged) -> NextStep:
+    """Send the request. One beyond a context smaller than the worker's counts as refused; `adapt` shortens it."""
     chat, window = strict_templates.apply(form, upstream), plan.window
     body = api.encode(chat)
     if window is None or surely_fits(body, chat.max_tokens, window):
         return UpstreamRequest(api.CHAT_PATH, body)
-
-    def on_count(count: api.VllmTokenCount) -> NextStep:
-        fitting = shorten.within_window(chat, count.max_model_len, count.count)
-        if fitting is not None:
-            return shorten.send_chat(fitting)
-        if not request.may_shorten:
-            raise too_long(count.count, count.max_model_len)
-        return shorten.shortened(upstream, count.max_model_len, form=form, window=window)
-
-    return tokenize.count_chat(chat, on_count, window=window)
+    return shorten.within_window(chat, window, shorten.send_chat)
 
 
-def _send_within(upstream: api.VllmCompletionRequest, request: GenerateRequest, plan: ModelPlan) -> NextStep:
-    """Send a text, cut if it exceeds a context smaller than the worker's."""
+def _send_within(upstream: api.VllmCompletionRequest, plan: ModelPlan) -> NextStep:
+    """Send a text. One beyond a context smaller than the worker's counts as refused; `adapt` cuts it."""
     window, prompt = plan.window, upstream.prompt
     if window is None or surely_fits(api.encode(upstream), upstream.max_tokens, window):
         return _send(upstream)
     assert isinstance(prompt, str)  # tokens have been counted
-    change = _within_window(request, plan)
-
-    def on_count(count: api.VllmTokenCount) -> NextStep:
-        return _send(change(upstream, count.max_model_len, count.count))
-
-    return tokenize.count_text(plan.info.name, prompt, on_count, window=window)
+    change = _within_window(plan)
+    return tokenize.count_text(
+        plan.info.name, prompt, lambda count: _send(change(upstream, count.max_model_len, count.count)), window=window
+    )
 
 
-def _within_window(request: GenerateRequest, plan: ModelPlan) -> Change:
-    """Return the change of a request that may exceed a context smaller than the worker's."""
-
-    def change(upstream: api.VllmCompletionRequest, limit: int, tokens: int) -> api.VllmCompletionRequest:
-        if plan.window is None:
-            return upstream
-        fitting = shorten.within_window(upstream, limit, tokens)
-        if fitting is None and not request.may_shorten:
-            raise too_long(tokens, limit)
-        return fitting or shorten.cut(upstream, limit)
-
-    return change
+def _within_window(plan: ModelPlan) -> Change:
+    """Return the change of a request that may exceed a context smaller than the worker's. It raises Refused."""
+    if plan.window is None:
+        return lambda upstream, limit, tokens: upstream
+    return shorten.limited_to
 
 
-def _adaptation(request: GenerateRequest, plan: ModelPlan, refusals: Sequence[AttemptFailed]) -> Change:
+def _adaptation(plan: ModelPlan, refusals: Sequence[AttemptFailed]) -> Change:
     """Return the change of a request whose prompt is given as tokens."""
     is_too_long = any(map(limits.is_too_long, refusals))
-    within_window = _within_window(request, plan)
+    within_window = _within_window(plan)
 
     def change(upstream: api.VllmCompletionRequest, limit: int, tokens: int) -> api.VllmCompletionRequest:
         if not is_too_long:

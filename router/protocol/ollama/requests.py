@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
-from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import BadRequest, ModelNotFound
 from vllama_pool.router.protocol.media import check_base64
 from vllama_pool.router.protocol.ollama import formats
@@ -16,8 +15,6 @@ from vllama_pool.router.protocol.ollama.keep_alive import KeepAlive, dec_hook
 from vllama_pool.router.protocol.ollama.not_found import generation_text
 from vllama_pool.router.protocol.ollama.request_base import Body, Int, require_model
 from vllama_pool.router.protocol.ollama.think_option import check_think
-from vllama_pool.router.protocol.vllm.window import window_of
-from vllama_pool.workers.registry.record import ModelInfo
 
 Images = Annotated[list[str], named("[]api.ImageData")]
 """Base64."""
@@ -96,12 +93,6 @@ class InferenceRequest(Body, frozen=True, kw_only=True):
     def may_shorten(self) -> bool:
         """True unless one of the fields is false (R062, R063)."""
         return self.truncate is not False and self.shift is not False
-
-    def untruncated(self, info: ModelInfo, defaults: Defaults) -> Self:
-        """Return the request without shortening to a context of the routing file; a worker's is left to its refusal."""
-        if window_of(info, defaults) is None or not self.may_shorten:
-            return self
-        return msgspec.structs.replace(self, truncate=False)
 
 
 class ChatRequest(InferenceRequest, frozen=True, kw_only=True):

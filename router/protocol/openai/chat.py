@@ -146,7 +146,9 @@ def _messages(
     request: ChatCompletionRequest, plan: ModelPlan, refusals: Sequence[AttemptFailed] = ()
 ) -> list[api.VllmMessage]:
     sent = plan.with_messages(messages.translate(request.messages or (), plan.info))
-    return strict_templates.without_tools(sent) if plan.drops_tools(refusals) else sent
+    if plan.defaults.ignores_tools and plan.drops_tools(refusals):
+        return strict_templates.without_tools(sent)
+    return sent
 
 
 def _upstream(
@@ -177,10 +179,14 @@ def _upstream(
 def _send_within(upstream: ChatCompletionRequest, sent: Sequence[api.VllmMessage], plan: ModelPlan) -> NextStep:
     """Send the request. If it may exceed a context smaller than the worker's, count the prompt first."""
     step, window = _send(upstream, sent), plan.window
-    max_tokens = upstream.max_completion_tokens or upstream.max_tokens
-    if window is None or surely_fits(step.body, max_tokens, window):
+    if window is None or surely_fits(step.body, upstream.max_completion_tokens or upstream.max_tokens, window):
         return step
+    return _counted(upstream, sent, plan, window)
 
+
+def _counted(
+    upstream: ChatCompletionRequest, sent: Sequence[api.VllmMessage], plan: ModelPlan, window: int
+) -> NextStep:
     def on_count(count: api.VllmTokenCount) -> NextStep:
         limited = upstream.copy()
         room = room_after(count.count, count.max_model_len)

@@ -106,7 +106,7 @@ def _send_within(request: CompletionRequest, upstream: CompletionRequest, plan: 
     texts, tokens = _prompts(request)
     longest = max(map(len, tokens), default=0)
     if longest >= window:
-        explain_context(too_long(longest, window), "prompt")
+        raise too_long(longest, window)
     bytes_, max_tokens = max((len(text.encode()) for text in texts), default=0), upstream.max_tokens or 0
     if max(longest, bytes_ + SLACK) + max_tokens <= window:
         return _send(request, upstream, plan)

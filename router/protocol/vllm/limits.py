@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from vllama_pool.router.errors import AttemptFailed
+from vllama_pool.router.errors import AttemptFailed, ContextTooLong
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 
@@ -19,6 +19,11 @@ MAX_TOKENS = re.compile(r"max_(?:completion_)?tokens=\d+ cannot be greater than 
 
 def is_too_long(failure: AttemptFailed) -> bool:
     return failure.status == 400 and failure.text == CONTEXT_EXCEEDED
+
+
+def is_counted(failure: AttemptFailed) -> bool:
+    """True if the prompt alone was counted, and exceeds a context smaller than the worker's."""
+    return isinstance(failure, ContextTooLong) and failure.everywhere
 
 
 def is_stop_limit(failure: AttemptFailed) -> bool:

@@ -66,4 +66,4 @@ class ModelPlan:
 
         `refusals`: those of a worker whose abilities are not known.
         """
-        return drops_tools(self.info, self.defaults, refusals)
+        return self.defaults.ignores_tools and drops_tools(self.info, self.defaults, refusals)

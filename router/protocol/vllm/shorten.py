@@ -14,6 +14,7 @@ import msgspec
 from vllama_pool.router.protocol.operation import NextStep, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, tokenize
 from vllama_pool.router.protocol.vllm.strict_templates import Form, unchanged
+from vllama_pool.router.protocol.vllm.window import room_after
 
 SHARE = 4
 """Up to 1/SHARE of the context is reserved for the answer."""
@@ -102,9 +103,19 @@ def fitted(
     return tokenize.count_chat(chat, on_count, window=window)
 
 
-def within_window(request: api.RequestT, window: int, tokens: int) -> api.RequestT | None:
-    """Limit max_tokens to what a prompt of so many tokens leaves of the window. None if it leaves nothing."""
-    return _limited(request, window - tokens) if tokens < window else None
+def within_window(chat: api.VllmChatRequest, window: int, send: Send) -> NextStep:
+    """Limit max_tokens to what the prompt leaves of a context smaller than the worker's. Raises Refused if it leaves
+    nothing."""
+
+    def on_count(count: api.VllmTokenCount) -> NextStep:
+        return send(limited_to(chat, count.max_model_len, count.count))
+
+    return tokenize.count_chat(chat, on_count, window=window)
+
+
+def limited_to(request: api.RequestT, limit: int, tokens: int) -> api.RequestT:
+    """Limit max_tokens to what a prompt of so many tokens leaves of a context. Raises Refused if it leaves nothing."""
+    return _limited(request, room_after(tokens, limit))
 
 
 def fit(request: api.RequestT, limit: int, tokens: int) -> api.RequestT | None:

@@ -118,3 +118,21 @@ async def test_a_limit_on_waiting_requests_alone_bounds_those_that_wait_for_the_
         running["a"].set_faults([faults.Freeze(seconds=1)])
         answers = await asyncio.gather(*(ask(running, CHAT) for _ in range(8)))
         assert sorted(answer.status_code for answer in answers) == [200] * 3 + [503] * 5
+
+
+async def test_all_names_of_an_entry_share_its_limits(tmp_path: Path) -> None:
+    table = parse(b"models: {'tin*': {serve: tiny, aliases: [small], limits: {concurrency: 1, queue: 0}}}\n")
+    async with fleet(tmp_path, {"a": QUICK}, table=table) as running:
+        made = {"model": "mine", "from": "tiny", "stream": False}
+        assert (await running.http.post("/api/create", json=made)).status_code == 200
+        running["a"].set_faults([faults.Hang(paths=(CHAT.worker_path,))])
+        first = asyncio.create_task(ask(running, CHAT))
+        await auntil(lambda: _is_in_progress(running, "tin*"), 10, "the first request to be in progress")
+        for name in ("tiny", "tinker", "small", "mine"):
+            busy = await running.http.post(CHAT.path, **CHAT.content(name))
+            assert busy.status_code == 503, name
+        first.cancel()
+
+
+async def _is_in_progress(running: Fleet, entry: str) -> bool:
+    return f'vllama_queue_in_progress{{model="{entry}"}} 1.0' in (await running.http.get("/metrics")).text

@@ -180,3 +180,83 @@ async def test_a_conversation_with_calls_stays_usable_if_tools_are_ignored(runni
 async def test_a_model_that_ignores_tools_is_not_shown_as_one_that_calls_them(running: Fleet) -> None:
     shown = (await running.http.post("/api/show", json={"model": "deaf"})).json()
     assert shown["capabilities"] == ["completion"]
+
+
+MORE = parse(
+    f"""
+models:
+  plain: {{serve: tiny}}
+  "small*": {{serve: tiny, system: "{TEXT}", limits: {{context: 100, output: 20}}, aliases: [little]}}
+  templated: {{serve: tiny, system: "{TEXT}", completions: templated, limits: {{context: 100}}}}
+  spilling: {{serve: tiny, limits: {{context: 100}}, fallback: {{context: [plain]}}}}
+""".encode()
+)
+
+
+@pytest.fixture
+async def more(tmp_path: Path) -> AsyncIterator[Asked]:
+    async with fleet(tmp_path, {"a": WORKERS["a"]}, table=MORE) as running:
+        yield Asked(running)
+
+
+GENERATE, TEXTS = (
+    next(each for each in GENERATED if str(each) == path) for path in ("/api/generate", "/v1/completions")
+)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"raw": True}, {"context": [5] * 300}, {"options": {"num_ctx": 4000, "num_predict": -2}}],
+    ids=["raw", "context", "num_ctx"],
+)
+async def test_every_form_of_a_generation_is_cut_at_the_entrys_context(more: Asked, fields: dict[str, Any]) -> None:
+    response, record = await more.ask(GENERATE, "small:1b", prompt=WORDS, **fields)
+    assert is_whole(GENERATE, response), response.text
+    assert record["prompt_tokens"] + record["completion_tokens"] <= 100
+    refused, _ = await more.ask(GENERATE, "small:1b", prompt=WORDS, truncate=False, **fields)
+    assert (refused.status_code, "longer than the context length" in refused.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize("prompt", [[5] * 100, [[5] * 100, [6]], ["short", WORDS]], ids=["tokens", "lists", "texts"])
+async def test_every_form_of_a_completions_prompt_is_refused_beyond_the_entrys_context(
+    more: Asked, prompt: list[Any]
+) -> None:
+    refused, _ = await more.ask(TEXTS, "small", prompt=prompt)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+    short, record = await more.ask(TEXTS, "small", prompt=[5] * 90, max_tokens=50)
+    assert is_whole(TEXTS, short), short.text
+    assert record["completion_tokens"] <= 10
+
+
+async def test_a_templated_completion_gets_the_entrys_system_text_and_context(more: Asked) -> None:
+    assert await more.prompt(TEXTS, "templated") > await more.prompt(TEXTS, "plain")
+    refused, _ = await more.ask(TEXTS, "templated", prompt=WORDS)
+    assert refused.status_code == 400
+
+
+async def test_the_settings_of_a_pattern_apply_to_all_of_its_names_and_to_models_made_from_them(more: Asked) -> None:
+    http = more.running.http
+    made = {"model": "mine", "from": "small:1b", "system": "Be brief.", "stream": False}
+    assert (await http.post("/api/create", json=made)).status_code == 200
+    for name in ("small", "small:70b", "little", "mine"):
+        response, record = await more.ask(GENERATE, name, options={"num_predict": 90})
+        assert is_whole(GENERATE, response), response.text
+        assert record["completion_tokens"] == 20, name
+    told, explicit = with_system(GENERATE, "Be brief."), await more.prompt(GENERATE, "mine")
+    assert explicit == await more.prompt(GENERATE, "plain", **told)
+    assert (await http.post("/api/show", json={"model": "mine"})).json()["model_info"]["llama.context_length"] == 100
+
+
+@every
+async def test_a_prompt_beyond_the_entrys_context_goes_to_a_fallback(more: Asked, request_: Request) -> None:
+    response, record = await more.ask(request_, "spilling", **long(request_))
+    assert is_whole(request_, response), response.text
+    assert record["prompt_tokens"] > 100
+
+
+@pytest.mark.parametrize("prompt", [[5] * 100, [[5] * 100, [6]], ["short", WORDS]], ids=["tokens", "lists", "texts"])
+async def test_every_form_of_a_completions_prompt_beyond_the_entrys_context_goes_to_a_fallback(
+    more: Asked, prompt: list[Any]
+) -> None:
+    response, _ = await more.ask(TEXTS, "spilling", prompt=prompt)
+    assert is_whole(TEXTS, response), response.text

@@ -113,7 +113,7 @@ def send_within(
         if isinstance(each, str):
             texts.append(each)
         elif len(each) > window:
-            explain_context(too_long(len(each), window), "input")
+            raise too_long(len(each), window)
     counted = [text for text in sorted(texts, key=len, reverse=True)[:MAX_COUNTED] if _may_exceed(text, window)]
 
     def then(longest: int) -> NextStep:

@@ -255,3 +255,12 @@ async def test_the_copies_of_one_entry_count_on_their_worker_only() -> None:
     assert [worker_in(scene.pool, name).in_flight for name in ("a", "b")] == [0, 1]
     await scene.shadows.aclose()
     scene.assert_idle()
+
+
+async def test_a_patterns_target_is_filled_with_what_its_stars_matched() -> None:
+    scene = Scene(ok())
+    table = {"m*": {"serve": "m", "shadow": {"model": "shade{1}", "share": 1.0}}}
+    scene.routes = ModelRoutes(routing_table(models=table), random.Random(1))
+    scene.begin()
+    await scene.ended()
+    assert scene.sent_body()["model"] == "shade"
