@@ -51,7 +51,7 @@ class RouterServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        _collect_less_garbage()
+        collect_less_garbage()
         if self.started and not self.should_exit:
             self._status.send(ChildStatus(WorkerState.READY))
 
@@ -61,7 +61,7 @@ class RouterServer(uvicorn.Server):
         super().handle_exit(signal.SIGTERM, frame)
 
 
-def _collect_less_garbage() -> None:
+def collect_less_garbage() -> None:
     """Exclude the start's objects from garbage collection, whose full runs would pause streams for tens of
     milliseconds."""
     gc.collect()

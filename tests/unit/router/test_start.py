@@ -35,7 +35,7 @@ def test_garbage_is_collected_from_the_end_of_the_start_on_but_seldom() -> None:
         process.main = lambda: states.append(gc.isenabled())
         states = []
         start.main()
-        process._collect_less_garbage()
+        process.collect_less_garbage()
         print(*states, gc.isenabled(), gc.get_threshold()[0] > 700)
         """
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
