@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vllama_pool.config.routing.key_checks import check_keys
-from vllama_pool.config.routing.schema import Caps, Team
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.config.startup_checks import needs_keys
@@ -18,7 +18,9 @@ from vllama_pool.router.admission.output_cap import OutputCap
 from vllama_pool.router.routing.rights import NamesOf, Rights, TableRights
 from vllama_pool.router.telemetry.usage import UsageByKey
 
-_NO_TEAM = Team()
+if TYPE_CHECKING:
+    from vllama_pool.config.routing.schema import Caps
+
 _Holder = tuple[str, str]
 """A kind, "key" or "team", and a name."""
 
@@ -68,7 +70,7 @@ class Keyring:
         rights, outputs = TableRights(table.entries, names_of), _OutputCaps()
         grants = {key.digest: Grant(key.name, usage=self._usage.of("", key.name)) for key in self._keys}
         for name, key in keys.items():
-            team = teams.get(key.team or "", _NO_TEAM)
+            team = teams.get(key.team or "")
             holders = [("team", key.team or ""), ("key", name)]
             caps = tuple(self._cap(holder) for holder in holders if holder in limits)
             grants[bytes.fromhex(key.sha256)] = Grant(
@@ -76,7 +78,7 @@ class Keyring:
                 key.team or "",
                 rights=rights.of_key(name),
                 caps=caps,
-                output=outputs.of(key.limits, team.limits),
+                output=outputs.of(key.limits, team.limits if team is not None else None),
                 usage=self._usage.of(key.team or "", name),
             )
         return KeyTable(grants, limits)
