@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import yaml
 from yaml.parser import Parser
 from yaml.reader import Reader
-from yaml.scanner import Scanner
+from yaml.scanner import Scanner, ScannerError
 
 from vllama_pool.config.routing.places import Place, Problem
 
@@ -27,6 +27,13 @@ class TolerantParser(Reader, Scanner, Parser):
         Reader.__init__(self, text)
         Scanner.__init__(self)
         Parser.__init__(self)
+
+    def get_event(self) -> yaml.Event | None:
+        try:
+            event: yaml.Event | None = super().get_event()  # type: ignore[no-untyped-call]
+        except (ValueError, OverflowError):  # of `chr`, for an escape beyond Unicode
+            raise ScannerError(None, None, _SURROGATE, self.get_mark()) from None
+        return event
 
     def scan_to_next_token(self) -> None:
         super().scan_to_next_token()
@@ -133,15 +140,18 @@ _WORDINGS = (
         "text after '|' or '>'; begin it in the next line, or put it in quotes",
     ),
     (
-        "tag URI|whitespace or line break|the expected '[!>]'",
+        "tag URI|URI escape|UTF-8 octet|codec|whitespace or line break|the expected '[!>]'",
         "a text that begins with '!' is a tag; put it in quotes",
     ),
     (
         "unknown escape|expected escape sequence|hexdecimal|hexadecimal",
         "'\\' begins an escape in double quotes; write '\\\\', or use single quotes",
     ),
-    ("invalid Unicode character escape", "has half of a surrogate pair; write the character itself"),
-    ("incompatible YAML document|incompatible version", "another version of YAML; remove the %YAML line"),
+    ("invalid Unicode character escape", "an escape of half a character or of none; write the character itself"),
+    (
+        "incompatible YAML document|incompatible version|version number",
+        "another version of YAML; remove the %YAML line",
+    ),
     ("directive|non-alphabetical", "a line that begins with '%' is a directive; remove it, or put the text in quotes"),
     ("expected <document start>|expected '<document start>'", "text after the end of the document; remove it"),
     ("undefined tag handle", "an unknown tag; remove it, or put the text in quotes"),

@@ -62,6 +62,18 @@ SYNTAX = {
         'models:\n  x: {serve: "C:\\models"}\n',
         "2:17: '\\' begins an escape in double quotes; write '\\\\', or use single quotes",
     ),
+    "an escape beyond Unicode": (
+        'models:\n  x: {serve: "\\U00110000"}\n',
+        "2:17: an escape of half a character or of none; write the character itself",
+    ),
+    "half of an escaped character": (
+        'models:\n  x: {serve: "\\ud83d"}\n',
+        "2:14: models.x.serve: has half of a surrogate pair; write the character itself",
+    ),
+    "a tag with a broken escape": (
+        "models:\n  x: {serve: !%zz a}\n",
+        "2:15: a text that begins with '!' is a tag; put it in quotes",
+    ),
     "a comma twice": (
         "models:\n  x: {aliases: [a,,b]}\n",
         "2:19: unexpected ','; remove it, or put the text in quotes",

@@ -99,7 +99,7 @@ def test_json_indented_with_tabs_is_read_but_not_if_it_is_huge() -> None:
     assert parse(text.encode(), "f").value == {"a": ["\U0001f600"]}
     huge = parse((text + "\n#" + "x" * MAX_TOLERANT).encode(), "f")
     assert [problem.message for problem in huge.problems] == [
-        "has half of a surrogate pair; write the character itself"
+        "an escape of half a character or of none; write the character itself"
     ]
 
 
