@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -264,6 +265,37 @@ async def test_a_new_include_that_is_broken_takes_effect_when_it_is_corrected(ro
     router.file.write_text("include: [teams.yaml]\n")
     await router.failed()
     included.write_text(SECOND)
+    await auntil(lambda: router.live == "y")
+
+
+async def test_a_swapped_config_map_takes_effect_with_its_includes_as_one_table(tmp_path: Path) -> None:
+    for folder, served in (("..1", "x"), ("..2", "y")):
+        (tmp_path / folder).mkdir()
+        for name, model in (("routing", "a"), ("teams", "b"), ("conf-1", "c")):
+            include = "include: [teams.yaml, 'conf-*.yaml']\n" if name == "routing" else ""
+            (tmp_path / folder / f"{name}.yaml").write_text(f"{include}models: {{{model}: {{serve: {served}}}}}\n")
+    (tmp_path / "..data").symlink_to("..1")
+    for name in ("routing", "teams", "conf-1"):
+        (tmp_path / f"{name}.yaml").symlink_to(f"..data/{name}.yaml")
+    async with running(Router(tmp_path / "routing.yaml")) as router:
+        (tmp_path / "..data_tmp").symlink_to("..2")
+        (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+        await auntil(lambda: router.applied)
+        shutil.rmtree(tmp_path / "..1")
+        (tmp_path / "conf-1.yaml").unlink()
+        await auntil(lambda: len(router.applied) == 2)
+    first, second = [{name: entry.serve for name, entry in table.models.items()} for table in router.applied]
+    assert first == {"a": "y", "b": "y", "c": "y"}
+    assert second == {"a": "y", "b": "y"}
+
+
+@pytest.mark.parametrize("program", ["sed -i s/x/y/", "perl -pi -e s/x/y/", "vim -es -u NONE -c %s/x/y/ -c wq"])
+async def test_what_real_programs_save_takes_effect(router: Router, program: str) -> None:
+    words = [*program.split(), str(router.file)]
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"{words[0]} is not installed")
+    process = await asyncio.create_subprocess_exec(*words)
+    assert await process.wait() == 0
     await auntil(lambda: router.live == "y")
 
 
