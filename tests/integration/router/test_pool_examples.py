@@ -50,9 +50,8 @@ async def test_long_prompts_spill_over_to_larger_windows_and_then_to_another_mod
     }
     async with fleet(tmp_path / "state", models, routing_file=file) as running:
         for path in ("/v1/chat/completions", "/api/chat"):
-            assert [await worker(running, "word " * words, path) for words in (100, 12_000, 60_000)] == [
-                *("small", "large", "million")
-            ]
+            assert {await worker(running, "word " * 100, path) for _ in range(16)} == {"small", "large"}
+            assert [await worker(running, "word " * words, path) for words in (12_000, 60_000)] == ["large", "million"]
         listed = await running.http.get("/admin/explain", params={"model": "assistant", "prompt_tokens": 20_000})
         assert listed.status_code == 200, listed.text
 
