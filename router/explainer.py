@@ -56,7 +56,10 @@ class ModelExplainer:
 
     def explain(self, question: ModelQuestion) -> Explanation:
         """Raises ClientError for an unusable question."""
-        name, request = self.read(question)
+        return self.explain_read(question, *self.read(question))
+
+    def explain_read(self, question: ModelQuestion, name: str, request: Any) -> Explanation:
+        """`name` and `request`: as `read` returns them."""
         asker = Asker(request, _headers(question), key=question.key, client=question.client)
         subject = Subject(
             name, asker, lambda resolution: _demand(question, resolution, request, asker), self._rights(question.key)
@@ -110,4 +113,4 @@ def _headers(question: ModelQuestion) -> Mapping[bytes, bytes]:
 
 def _demand(question: ModelQuestion, resolution: Resolution, request: Any, asker: Asker) -> Demand:
     demand, tokens = resolution.demand(request, asker), question.prompt_tokens
-    return replace(demand, at_least=tokens, at_most=tokens) if tokens else demand
+    return replace(demand, at_least=tokens, at_most=tokens) if tokens > 0 else demand

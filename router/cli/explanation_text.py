@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from vllama_pool.config.printable import printable
 from vllama_pool.router.balance.examine import CandidateView
 from vllama_pool.router.cli.columns import aligned
 from vllama_pool.router.routing.explain import (
@@ -25,7 +26,7 @@ _EACH_REQUEST = "request"
 
 def explanation_text(explanation: Explanation, *, live: bool = True) -> str:
     """`live`: by a running router. Without one, nothing is known of workers."""
-    lines = [_title(explanation, live), *_indented(aligned(_facts(explanation)))]
+    lines = [printable(_title(explanation, live)), *_indented(aligned(_facts(explanation)))]
     if explanation.targets:
         rows = [_target(target, live) for target in explanation.targets]
         lines += ["targets", *_indented(aligned(rows, right=(2, 3)))]

@@ -18,7 +18,7 @@ from vllama_pool.router.errors import BadRequest, ClientError
 from vllama_pool.router.explainer import ModelExplainer, ModelQuestion, decode_question
 from vllama_pool.router.handlers.request_body import read_request
 from vllama_pool.router.routing.explain import UNKNOWN, near_names
-from vllama_pool.router.server.asgi import JSON
+from vllama_pool.router.server.asgi import JSON, decode_body
 from vllama_pool.router.telemetry.decision_view import FoundDecision, ProcessDecisions, Reach, json_lines
 
 JSON_LINES = "application/x-ndjson"
@@ -51,13 +51,14 @@ def explain_routes(
 
     @post("/admin/explain", status_code=200)
     async def explain_body(request: Request[None, None, State]) -> Response[bytes]:
-        return await explained(models, decode_question(await read_request(request)))
+        return await explained(models, await decode_body(decode_question, await read_request(request)))
 
     return [decisions, explain, explain_body]
 
 
 async def explained(models: ModelExplainer, question: ModelQuestion) -> Response[bytes]:
-    explanation = models.explain(question)
+    name, request = await decode_body(lambda _: models.read(question), bytes(question.body))
+    explanation = models.explain_read(question, name, request)
     if explanation.outcome == UNKNOWN:
         near = await asyncio.to_thread(near_names, explanation.requested, models.known_names(question))
         explanation = msgspec.structs.replace(explanation, near=near)

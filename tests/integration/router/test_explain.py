@@ -112,6 +112,36 @@ async def test_an_unusable_question_is_refused(running: Fleet, question: dict[st
     assert answer.json()["error"].startswith(error)
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"model": "a//b"},
+        {"model": "x" * 5000},
+        {"model": "\x00\n"},
+        {"model": "talk", "headers": {"x-söme": "\U0001f600", "": ""}, "user": "ä\n"},
+        {"model": "talk", "body": None},
+        {"model": "talk", "body": {"messages": [{"role": "user", "content": "x" * 500_000}]}},
+        {"model": "talk", "prompt_tokens": -5},
+        {"model": "talk", "prompt_tokens": 10**12},
+        {"model": "talk", "operation": "embed", "body": {"input": ["a", 1]}},
+        {"body": []},
+        {"body": 1},
+        {"body": {"model": ["x"]}},
+    ],
+)
+async def test_an_odd_question_is_answered_or_refused(running: Fleet, question: dict[str, Any]) -> None:
+    answer = await running.http.post("/admin/explain", json=question)
+    assert answer.status_code in (200, 400), answer.text
+    assert answer.json()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
+async def test_a_question_that_is_no_json_object_is_refused(running: Fleet, content: bytes) -> None:
+    answer = await running.http.post("/admin/explain", content=content)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("not a question: ")
+
+
 async def test_only_operators_may_ask(running: Fleet) -> None:
     """A request that a proxy forwards is not local."""
     for method, path in (("GET", "/admin/decisions"), ("GET", "/admin/explain"), ("POST", "/admin/explain")):

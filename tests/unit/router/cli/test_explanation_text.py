@@ -169,9 +169,9 @@ candidates
 
 def test_an_unknown_name_shows_those_that_resemble_it() -> None:
     explanation = Explanation(
-        requested="helpr", outcome="unknown", error="the router knows no model 'helpr'", near=("helper", "help\x1b")
+        requested="helpr\x1b", outcome="unknown", error="the router knows no such model", near=("helper", "help\x1b")
     )
-    assert explanation_text(explanation) == "helpr: the router knows no model 'helpr'\n  near  helper, help\\x1b"
+    assert explanation_text(explanation) == "helpr\\x1b: the router knows no such model\n  near  helper, help\\x1b"
 
 
 def test_a_refused_request_shows_the_clients_error_and_its_fallbacks() -> None:
