@@ -208,8 +208,9 @@ class Resolution:
         """Return the resolution with its groups in another order."""
         other = copy(self)
         other.groups = groups
-        infos = [group.info for group in groups]
-        other.info = next((info for info in infos if info.digest), infos[0])
+        other._listed = ""
+        infos = [group.info for group in groups if len(group.whole)]  # all workers of one may have left meanwhile
+        other.info = next((info for info in infos if info.digest), infos[0] if infos else self.info)
         return other
 
     def demand(self, request: Any, asker: Asker | None) -> Demand:

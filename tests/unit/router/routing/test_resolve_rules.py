@@ -359,3 +359,15 @@ def test_a_split_between_sorts_of_workers_keeps_users_on_theirs() -> None:
     resolution = table.resolve("mixed", pool)
     sides = {user: chosen(resolution.drawn(resolution.identity(asker(user)))) for user in "abcdefgh"}
     assert set(map(frozenset, sides.values())) == {frozenset({"h"}), frozenset({"a", "b"})}
+
+
+def test_a_fallback_is_drawn_for_a_request_that_began_before_a_side_lost_its_workers() -> None:
+    pool = pool_of(Clock(), found("x", "x"), found("a", "new"), found("b", "old"))
+    in_flight = routes({"a": {"serve": "x", "fallback": ["mixed"]}, "mixed": SPLIT}).resolve("a", pool)
+    assert in_flight.next("error", {in_flight.key}) is not None
+    pool.remove("a")
+    fallback = in_flight.next("error", {in_flight.key})
+    assert fallback is not None
+    sides = [fallback.drawn(fallback.identity(asker(user))) for user in "abcdefgh"]
+    assert {ids(each.replicas)[0] for each in sides} == {"b"}
+    assert {each.target for each in sides} == {"old"}
