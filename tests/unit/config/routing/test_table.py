@@ -3,6 +3,8 @@ import gc
 import json
 import os
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -187,3 +189,29 @@ def test_what_was_read_is_freed_without_the_garbage_collector() -> None:
         assert gc.collect() < 200
     finally:
         gc.enable()
+
+
+LARGE_OPTIONS = {"temperature": 0.7, "stop": ["end"], "num_predict": 4999, "top_p": 0.9}
+LARGE = """\
+  model-{i}:
+    serve: [{{model: org/Model-{i}, weight: 3}}, {{model: org/Model-{i}-fp8, weight: 1}}]
+    aliases: [m{i}:1b, "alias-{i}:latest"]
+    options: {{<<: *common, num_predict: {i}, top_p: 9e-1}}
+    policy: round-robin
+"""
+
+
+def test_a_large_file_is_loaded(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    file = tmp_path / "routing.yaml"
+    entries = "".join(LARGE.format(i=i) for i in range(5000))
+    patterns = "".join(f"  pattern-{i}-*: {{serve: 'org/{{1}}-{i}'}}\n" for i in range(500))
+    file.write_text(f"x-common: &common {{temperature: 0.7, stop: [end]}}\nmodels:\n{entries}{patterns}")
+    load(DEFAULT_FILE)
+    began = time.process_time()
+    table = load(file)
+    seconds = time.process_time() - began
+    record_property("figure", f"a routing file of 5,000 models and 500 patterns loads in {seconds:.2f} s of CPU time")
+    assert len(table.models) == 5500
+    assert table.models["model-4999"].option_values() == LARGE_OPTIONS
+    assert table.places["models", "model-4999", "policy"] == (str(file), 5 * 4999 + 7, 5)
+    assert seconds < 20
