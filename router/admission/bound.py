@@ -4,7 +4,7 @@ not begun."""
 from __future__ import annotations
 
 from vllama_pool.router.errors import ServerBusy
-from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.routing.resolution import Resolution
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 """Ollama's text, with two spaces (R161)."""

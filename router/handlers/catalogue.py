@@ -17,7 +17,8 @@ from vllama_pool.router.protocol.ollama import catalogue, show
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, ModelUses
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, show_text, unknown_model
 from vllama_pool.router.protocol.operation import Clock
-from vllama_pool.router.routing.resolve import ListedModel, ModelRoutes
+from vllama_pool.router.routing.listed_model import ListedModel
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.asgi import JSON, decode_body
 from vllama_pool.router.telemetry.request_record import name_model
 from vllama_pool.workers.registry.virtual_model import made_digest

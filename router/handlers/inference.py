@@ -25,7 +25,8 @@ from vllama_pool.router.proxy.fallback import first_able
 from vllama_pool.router.proxy.in_flight import ClientGone, InFlight
 from vllama_pool.router.proxy.shadow import Shadows
 from vllama_pool.router.routing.asker import Asker
-from vllama_pool.router.routing.resolve import ModelRoutes, Resolution, UnknownModel
+from vllama_pool.router.routing.resolution import Resolution, UnknownModel
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.server.asgi import (
     SCHEMA_WEIGHT,

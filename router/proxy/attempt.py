@@ -26,7 +26,7 @@ from vllama_pool.router.proxy.relay import Ending, Headers, Relay, incomplete
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.proxy.timeouts import TimeoutTable
 from vllama_pool.router.routing.asker import Asker
-from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.routing.resolution import Resolution
 from vllama_pool.router.telemetry.decisions import Decision
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import Client, Exchange, ResponseTimeout, Sink

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import ContextTooLong
-from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.routing.resolution import Resolution
 
 
 def exceeded(refusal: ContextTooLong, replica: Replica) -> int:

@@ -8,7 +8,7 @@ from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.in_flight import InFlight, Shared
-from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.routing.resolution import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 

@@ -9,7 +9,7 @@ from vllama_pool.router.admission.bound import Bound
 from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.proxy.places import Places
-from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.routing.resolution import Resolution
 
 
 class Seat:

@@ -5,20 +5,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllama_pool.config.names import MAX_CACHED_LENGTH, lookup_key
-from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
+from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.config.routing.table import LEAST_LOAD, RoutingTable
 from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.policies.policy import Policy
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.select import POLICIES
-from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.routing.demands import make_policy
 from vllama_pool.router.routing.known import Chain, Known
+from vllama_pool.router.routing.listed_model import ListedModel, merge_defaults
 from vllama_pool.router.routing.resolution import (
     Asked,
     Reason,
@@ -34,28 +33,11 @@ from vllama_pool.workers.registry.virtual_model import VirtualModel
 if TYPE_CHECKING:
     from vllama_pool.config.routing.model_entry import Selector, Target
 
-__all__ = ["ListedModel", "ModelRoutes", "Resolution", "UnknownModel"]
-
 MAX_NAMES = 8192
 """Names, in the clients' spellings, whose resolution is kept. The least recently used are forgotten first."""
 
 _Virtual = tuple[str, VirtualModel]
 """With its key."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListedModel:
-    name: str
-    """Ollama's short form with its tag; unchanged if it has none."""
-    replicas: tuple[Replica, ...]
-    """In any state; empty for a configured model that is not served."""
-    defaults: Defaults = NO_DEFAULTS
-    virtual: VirtualModel | None = None
-    """Set for a virtual model; the replicas are then its base's."""
-
-    @property
-    def routed_name(self) -> str:
-        return self.name if self.virtual is None else self.virtual.base
 
 
 class _Route(NamedTuple):
@@ -244,7 +226,7 @@ class ModelRoutes:
         served = pool.ever_served(model.base) or model.base
         known = Known(self._rng, lambda reason: ())
         known.virtual = key, model
-        known.base = Resolution(served, served, (), _merge_defaults(NO_DEFAULTS, model), self._policy, model.name)
+        known.base = Resolution(served, served, (), merge_defaults(NO_DEFAULTS, model), self._policy, model.name)
         return known
 
     def _look_up_base(self, name: str, pool: Pool) -> Known | None:
@@ -288,7 +270,7 @@ class ModelRoutes:
             route.model,
             route.model,
             route.groups,
-            defaults if virtual is None else _merge_defaults(defaults, virtual[1]),
+            defaults if virtual is None else merge_defaults(defaults, virtual[1]),
             self._policies[rule.name] if rule is not None else self._policy,
             virtual[1].name if virtual is not None else "",
             key=route.key,
@@ -317,13 +299,8 @@ class ModelRoutes:
     def _list_virtual(self, model: VirtualModel, pool: Pool) -> ListedModel:
         base = self.find_base(model.base, pool)
         replicas, defaults = (base.replicas, base.defaults) if base is not None else ((), NO_DEFAULTS)
-        return ListedModel(model.name, replicas, _merge_defaults(defaults, model), model)
+        return ListedModel(model.name, replicas, merge_defaults(defaults, model), model)
 
 
 def _selected(group: Group, selector: Selector | None) -> Group:
     return group if selector is None else group.where(selector)
-
-
-def _merge_defaults(base: Defaults, model: VirtualModel) -> Defaults:
-    options = {**base.options, **model.options} if model.options else base.options
-    return replace(base, options=options, system=model.system or base.system, messages=model.messages or base.messages)

@@ -13,7 +13,8 @@ from vllama_pool.router.protocol.ollama import copying, create, pull
 from vllama_pool.router.protocol.ollama.copying import CopyRequest
 from vllama_pool.router.protocol.ollama.create import CreateRequest
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD
-from vllama_pool.router.routing.resolve import ListedModel, ModelRoutes
+from vllama_pool.router.routing.listed_model import ListedModel
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.routing.rights import Rights
 from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of
 

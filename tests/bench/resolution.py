@@ -15,7 +15,8 @@ from typing import Any
 
 from tests.support.tables import routing_table
 from vllama_pool.router.balance.pool import Discovered, Pool
-from vllama_pool.router.routing.resolve import ModelRoutes, UnknownModel
+from vllama_pool.router.routing.resolution import UnknownModel
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.routing.rules import Rules
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord

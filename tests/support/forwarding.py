@@ -27,7 +27,8 @@ from vllama_pool.router.proxy.forward import Forwarder
 from vllama_pool.router.proxy.in_flight import InFlight, Shared
 from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.proxy.timeouts import Timeouts, TimeoutTable
-from vllama_pool.router.routing.resolve import ModelRoutes, Resolution
+from vllama_pool.router.routing.resolution import Resolution
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.telemetry.decisions import Decision
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import Client, ConnectFailed

@@ -9,7 +9,8 @@ from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.admission.bound import Bound
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ServerBusy
-from vllama_pool.router.routing.resolve import ModelRoutes, Resolution
+from vllama_pool.router.routing.resolution import Resolution
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.workers.registry.record import LoadReport, WorkerState
 
 

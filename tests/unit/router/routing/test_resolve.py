@@ -12,7 +12,8 @@ from tests.support.tables import routing_table
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.policies.round_robin import RoundRobin
 from vllama_pool.router.errors import NoWorker
-from vllama_pool.router.routing.resolve import ModelRoutes, UnknownModel
+from vllama_pool.router.routing.resolution import UnknownModel
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 

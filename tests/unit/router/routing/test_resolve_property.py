@@ -11,7 +11,8 @@ from tests.support.balance import Clock, pool_of, tagged
 from tests.support.tables import routing_table
 from vllama_pool.config.names import lookup_key
 from vllama_pool.router.errors import NoWorker
-from vllama_pool.router.routing.resolve import ModelRoutes, UnknownModel
+from vllama_pool.router.routing.resolution import UnknownModel
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.workers.registry.record import ModelInfo
 
 SERVED = ("m1", "m2", "m3", "x-a", "x-b")

@@ -11,7 +11,8 @@ from tests.support.tables import routing_table
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import NoWorker
 from vllama_pool.router.routing.asker import Asker
-from vllama_pool.router.routing.resolve import ModelRoutes, Resolution, UnknownModel
+from vllama_pool.router.routing.resolution import Resolution, UnknownModel
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.workers.registry.record import LoadReport
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 

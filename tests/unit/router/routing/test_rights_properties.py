@@ -13,7 +13,8 @@ from tests.support.balance import Clock, found, pool_of
 from tests.support.tables import routing_table
 from vllama_pool.config.names import lookup_key
 from vllama_pool.router.errors import NoWorker
-from vllama_pool.router.routing.resolve import ModelRoutes, UnknownModel
+from vllama_pool.router.routing.resolution import UnknownModel
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.routing.rights import TableRights
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
