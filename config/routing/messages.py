@@ -127,7 +127,8 @@ def _correction(wanted: str, given: _Given) -> str:
     if given.source:
         if not is_number(str(value)):
             return "correct the variable"
-        return "write it without quotes" if is_variable(given.source) else "write one variable and nothing else"
+        alone = is_variable(given.source)
+        return "write it without quotes, outside of [ ] and { }" if alone else "write one variable and nothing else"
     if not isinstance(value, str):
         return "correct it"
     if wanted == "bool_type":

@@ -148,7 +148,8 @@ def test_a_value_never_appears_in_a_message(text: str) -> None:
 
 def test_a_wrong_value_is_described_by_its_source() -> None:
     assert problems("workers:\n  - url: http://a\n    slots: '${SLOTS}'\n    name: x\n") == [
-        "f.yaml:3:12: workers[0].slots: expected a whole number, got text from '${SLOTS}'; write it without quotes"
+        "f.yaml:3:12: workers[0].slots: expected a whole number, got text from '${SLOTS}'; "
+        "write it without quotes, outside of [ ] and { }"
     ]
     assert problems("workers:\n  - url: http://a\n    slots: ${HOST}\n") == [
         "f.yaml:3:12: workers[0].slots: expected a whole number, got text from '${HOST}'; correct the variable"
