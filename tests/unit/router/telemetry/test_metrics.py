@@ -10,7 +10,7 @@ from tests.support.balance import Clock, found, pool_of
 from vllama_pool.router.admission.queue import AdmissionQueue, QueueLimits
 from vllama_pool.router.telemetry.families import BUCKETS, exposition
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
-from vllama_pool.router.telemetry.request_record import RequestRecord
+from vllama_pool.router.telemetry.request_record import Fallback, RequestRecord
 
 
 def page(*records: RequestRecord, queues: Sequence[tuple[str, AdmissionQueue]] = ()) -> list[str]:
@@ -39,6 +39,13 @@ def test_requests_attempts_and_tokens_are_counted() -> None:
     assert 'vllama_requests_total{model="m",operation="chat",status="200"} 2.0' in lines
     assert 'vllama_attempt_failures_total{kind="Lost"} 1.0' in lines
     assert 'vllama_tokens_total{kind="completion",model="m",outcome="complete"} 14.0' in lines
+
+
+def test_moves_to_other_models_are_counted_by_reason() -> None:
+    moves = (Fallback("overloaded", "b"), Fallback("error", "c", 1))
+    lines = page(done(fallbacks=moves), done(fallbacks=moves[:1]))
+    assert 'vllama_fallbacks_total{model="m",reason="overloaded",target="b"} 2.0' in lines
+    assert 'vllama_fallbacks_total{model="m",reason="error",target="c"} 1.0' in lines
 
 
 @pytest.mark.parametrize("outcome", ["client gone", "lost", "failed", "client stalled", "cancelled"])
