@@ -38,6 +38,8 @@ class Admission:
         self._queues: dict[str, AdmissionQueue] = {}
         self._retired: dict[str, AdmissionQueue] = {}
         """Of entries that have no limit any more, until their requests have ended."""
+        self.version = 0
+        """Changes with the limits."""
 
     def __repr__(self) -> str:
         return f"<Admission {self.waiting} waiting, {len(self._queues)} queues>"
@@ -52,6 +54,7 @@ class Admission:
 
         A raised limit lets those that wait proceed at once; a lowered one is reached as requests end.
         """
+        self.version += 1
         wanted = {name: self._queue_limits(each) for name, each in limits.items() if each.concurrency is not None}
         known = {**self._retired, **self._queues}
         self._queues = {name: known.get(name) or AdmissionQueue(each, self._clock) for name, each in wanted.items()}

@@ -36,10 +36,3 @@ class Grant:
 
     def __repr__(self) -> str:
         return f"<Grant of {self.name!r}>"
-
-    def begin(self) -> None:
-        """Count a request for a worker; call `end` once."""
-        self.usage.in_flight += 1
-
-    def end(self) -> None:
-        self.usage.in_flight -= 1

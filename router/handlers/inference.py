@@ -116,11 +116,11 @@ class InferenceHandler:
                         operation, request, resolution, arrived, len(body), decision, grant.caps, asker, grant.output
                     )
                     del request, body, asker  # the prompt, which `call` forgets when the response begins
-                    grant.begin()
+                    grant.usage.in_flight += 1
                     try:
                         direct = await self._forward(call, use, scope, receive, send, record, trace)
                     finally:
-                        grant.end()
+                        grant.usage.in_flight -= 1
             finally:
                 self.names.end(record.requested)
                 self._end(use)  # before the client has a direct response, and may ask for /api/ps

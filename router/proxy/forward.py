@@ -8,6 +8,7 @@ from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.in_flight import InFlight, Shared
+from vllama_pool.router.proxy.seat import Terms
 from vllama_pool.router.routing.resolution import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
@@ -18,6 +19,7 @@ class Forwarder:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._budgets: dict[str, RetryBudget] = {}
+        self._terms: dict[str, Terms] = {}
 
     def __repr__(self) -> str:
         in_flight = sum(budget.in_flight for budget in self._budgets.values())
@@ -30,7 +32,16 @@ class Forwarder:
 
         `on_answer` is called before a response that is not streamed is written.
         """
-        return InFlight(self._shared, call, record, client, self._budget_of, on_answer)
+        return InFlight(self._shared, call, record, client, self._terms_of, on_answer)
+
+    def _terms_of(self, resolution: Resolution) -> Terms:
+        """Return the model's terms: the same until a reload changes its limits."""
+        model, admission = resolution.model, self._shared.admission
+        terms = self._terms.get(model)
+        if terms is None or terms.rule is not resolution.rule or terms.version != admission.version:
+            queue, bound, budget = admission.queue(model), admission.bound(model), self._budget_of(resolution)
+            terms = self._terms[model] = Terms(queue, bound, budget, resolution.rule, admission.version)
+        return terms
 
     def _budget_of(self, resolution: Resolution) -> RetryBudget:
         """Return the model's budget, which a change of the routing file keeps."""

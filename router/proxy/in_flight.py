@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllama_pool.router.admission.admission import Admission
-from vllama_pool.router.balance.budget import RetryBudget
-from vllama_pool.router.balance.demand import Demand
+from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.retry import MAX_ATTEMPTS as MOST_ATTEMPTS
 from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide, most_specific
 from vllama_pool.router.balance.worker import Replica
@@ -22,10 +21,10 @@ from vllama_pool.router.proxy.attempt import Attempt, ForwardRequest, Upstream
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.fallback import MAX_ATTEMPTS, Fallbacks, reason_of, spoils_worker
 from vllama_pool.router.proxy.places import Places
-from vllama_pool.router.proxy.seat import Seat
+from vllama_pool.router.proxy.seat import Seat, Terms
 from vllama_pool.router.proxy.worker_errors import client_error, transport_failure
 from vllama_pool.router.routing.resolution import Reason, Resolution
-from vllama_pool.router.telemetry.decisions import choice_of
+from vllama_pool.router.telemetry.decisions import Choice, choice_of
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import TransportError
 
@@ -67,12 +66,12 @@ class InFlight:
         call: ForwardRequest,
         record: RequestRecord,
         client: ClientWriter,
-        budget_of: Callable[[Resolution], RetryBudget],
+        terms_of: Callable[[Resolution], Terms],
         on_answer: Callable[[], None],
     ) -> None:
         """`on_answer` is called before a response that is not streamed is written."""
         self._shared = shared
-        self._seat = Seat(shared.admission, budget_of)
+        self._seat = Seat(terms_of)
         self._caps: Places | None = None
         """Places in `call.caps`."""
         self._task = asyncio.current_task()
@@ -230,10 +229,12 @@ class InFlight:
         shared, resolution = self._shared, self.call.resolution
         tried = self._excluded() if self._context else self._tried
         now = shared.upstream.clock.monotonic_ns() / 1e9
-        demand = self.call.demand
+        demand = self.call.demand if resolution.needs_demand else PLAIN
         replica = resolution.choose(tried, now, shared.rng, demand)
         if replica is not None:
-            self.call.decision.choices += (choice_of(replica.worker, resolution.groups, now),)
+            worker, decision = replica.worker, self.call.decision
+            choice = choice_of(worker, resolution.groups, now) if resolution.has_choice else Choice(worker.id)
+            decision.choices += (choice,)
         if shared.debug:
             _log_choice(self.record.id, resolution, replica, tried, now, demand)
         return replica

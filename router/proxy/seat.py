@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from vllama_pool.router.admission.admission import Admission
 from vllama_pool.router.admission.bound import Bound
 from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.proxy.places import Places
 from vllama_pool.router.routing.resolution import Resolution
+from vllama_pool.router.routing.rules import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """A model's, for each of its requests."""
+
+    queue: AdmissionQueue | None
+    """None if its requests in progress are not limited."""
+    bound: Bound
+    """On waiting requests, without a queue."""
+    budget: RetryBudget
+    rule: Rule | None
+    """The entry of the routing file that set the budget."""
+    version: int
+    """The `Admission.version` that set the others."""
 
 
 class Seat:
     """Owned by one request, for one model after the other. `leave` releases each thing once."""
 
-    __slots__ = ("_admission", "_bound", "_budget", "_budget_of", "_places")
+    __slots__ = ("_bound", "_budget", "_places", "_terms_of")
 
-    def __init__(self, admission: Admission, budget_of: Callable[[Resolution], RetryBudget]) -> None:
-        self._admission = admission
-        self._budget_of = budget_of
+    def __init__(self, terms_of: Callable[[Resolution], Terms]) -> None:
+        self._terms_of = terms_of
         self._budget: RetryBudget | None = None
         self._bound: Bound | None = None
         self._places: Places | None = None
@@ -38,14 +53,13 @@ class Seat:
 
         Raises ServerBusy.
         """
-        queue = self._admission.queue(resolution.model)
-        if queue is None:
-            bound = self._admission.bound(resolution.model)
-            bound.acquire(resolution)
-            self._bound = bound
-        budget = self._budget = self._budget_of(resolution)
-        budget.begin_request()
-        return queue
+        terms = self._terms_of(resolution)
+        if terms.queue is None:
+            terms.bound.acquire(resolution)
+            self._bound = terms.bound
+        self._budget = terms.budget
+        self._budget.begin_request()
+        return terms.queue
 
     async def wait_in(self, queue: AdmissionQueue) -> None:
         """Wait for a place. Raises ServerBusy."""

@@ -19,13 +19,18 @@ MAX_ORDERS = 64
 class Known:
     """What is known of a name until the models of the pool change."""
 
-    __slots__ = ("_chains", "_find_chain", "_orders", "_rng", "_seeds", "_weights", "base", "split", "virtual")
+    __slots__ = (
+        *("_chains", "_find_chain", "_orders", "_rng", "_seeds", "_weights"),
+        *("base", "draws", "split", "virtual"),
+    )
 
     base: Resolution
     """With the targets in the routing file's order."""
 
     def __init__(self, rng: random.Random, find_chain: Callable[[Reason], Chain]) -> None:
         self.split = PER_REQUEST
+        self.draws = False
+        """True if each request is drawn at random."""
         self.virtual: tuple[str, VirtualModel] | None = None
         """The virtual model of the name, after its key."""
         self._rng = rng
@@ -38,10 +43,11 @@ class Known:
     def divide(self, split: str, weights: tuple[float, ...], seeds: tuple[bytes, ...]) -> None:
         """Divide the requests among several targets, whose groups `base` has in the same order."""
         self.split, self._weights, self._seeds = split, weights, seeds
+        self.draws = bool(weights) and split == PER_REQUEST
 
     def resolution(self) -> Resolution:
         """Return the resolution for one request: drawn, unless the draw needs the request's identity."""
-        if self._weights and self.split == PER_REQUEST:
+        if self.draws:
             return self._ordered(random_times(self._weights, self._rng))
         return self.base
 

@@ -72,7 +72,7 @@ class Resolution:
     """Replicas, defaults and policy for a name. Shared by the requests for it: it has no state of one request."""
 
     __slots__ = (
-        *("_alternatives", "_listed", "asked", "defaults", "groups", "info", "key", "model", "name"),
+        *("_alternatives", "_listed", "asked", "defaults", "groups", "has_choice", "info", "key", "model", "name"),
         *("is_measured", "needs_asker", "needs_demand", "policy", "rule", "set_aside", "virtual"),
     )
 
@@ -120,8 +120,9 @@ class Resolution:
         """True if its targets or policy, or a fallback's, depend on traits of the request."""
         self.is_measured = len({window for group in groups for window in group.windows}) > 1
         """True if its replicas have several context windows: the request's length then decides among them."""
-        chooses = sum(map(len, groups)) > 1
-        self.needs_demand = chooses and (self.is_measured or policy.reads_prefixes or bool(policy.by))
+        self.has_choice = sum(map(len, groups)) > 1
+        """True if it has several replicas."""
+        self.needs_demand = self.has_choice and (self.is_measured or policy.reads_prefixes or bool(policy.by))
         """True if its choice depends on the request: `demand` then returns more than `PLAIN`."""
         if groups:
             infos = [group.info for group in groups]

@@ -99,7 +99,7 @@ class ModelRoutes:
         if known.virtual is not None and self._virtual.get(known.virtual[0]) is not known.virtual[1]:
             self._known.cache_clear()
             known = self._known(name)
-        resolution = known.resolution()
+        resolution = known.resolution() if known.draws else known.base
         if resolution.serving:
             return resolution
         stand_in = known.next("no_worker", ())

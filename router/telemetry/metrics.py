@@ -98,9 +98,13 @@ class RouterMetrics:
         tally.prompt_tokens += record.prompt_tokens
         tally.completion_tokens += record.completion_tokens
         if milliseconds := record.first_ms:
-            tally.first.add(milliseconds)
+            first = tally.first
+            first.counts[bisect_left(_BOUNDS, milliseconds)] += 1
+            first.sum += milliseconds
         if (total := tally.total) is not None:
-            total.add(record.total_ms)
+            milliseconds = record.total_ms
+            total.counts[bisect_left(_BOUNDS, milliseconds)] += 1
+            total.sum += milliseconds
         if record.queue_ms:
             self._queued.setdefault(record.model or UNKNOWN, _Durations()).add(record.queue_ms)
         if record.discarded_tokens:

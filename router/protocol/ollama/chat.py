@@ -71,7 +71,10 @@ def _empty_response(request: ChatRequest, clock: Clock, reason: str) -> DirectRe
 
 
 def prepare(request: ChatRequest, plan: ModelPlan, clock: Clock) -> NextStep:
-    return _send_within(_upstream_request(request, plan), request, plan, clock)
+    upstream = _upstream_request(request, plan)
+    if plan.window is None:
+        return _send(upstream, request, plan.info, clock)
+    return _send_within(upstream, request, plan, clock)
 
 
 def adapt(request: ChatRequest, plan: ModelPlan, clock: Clock, *refusals: AttemptFailed) -> NextStep | None:

@@ -104,3 +104,15 @@ async def test_the_time_in_the_queue_is_recorded() -> None:
     holder.end()
     await task
     assert fleet.record.queue_ms == 1500.0
+
+
+async def test_changed_limits_apply_to_the_next_request_of_a_known_model() -> None:
+    fleet = Fleet(a=[ok(), ok()])
+    await fleet.answer()
+    fleet.admission.set_limits({"m": RequestLimits(1, queue=0)})
+    holder = queue_of(fleet).enter()
+    with pytest.raises(ServerBusy):
+        await fleet.forward()
+    holder.end()
+    fleet.admission.set_limits({})
+    await fleet.answer()
