@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
-import logging
-import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,9 @@ from litestar import Litestar, get, post
 
 from tests.support.asgi import http_client
 from tests.support.tables import routing_table
-from tests.support.until import auntil
 from vllama_pool.config.routing.table import RoutingError, RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
-from vllama_pool.router.app import background, create_app, served_methods
+from vllama_pool.router.app import create_app, served_methods
 from vllama_pool.router.server.gate import Gate
 
 
@@ -128,42 +124,3 @@ def test_served_methods_lists_handlers_without_options() -> None:
 
     app = Litestar([read, write], openapi_config=None, logging_config=None)
     assert {path: set(methods) for path, methods in served_methods(app)} == {"/a": {"GET", "POST"}}
-
-
-@pytest.fixture
-def sigterms() -> Iterator[list[int]]:
-    """SIGTERM signals that this process receives during the test."""
-    received: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-    yield received
-    signal.signal(signal.SIGTERM, before)
-
-
-async def test_background_work_is_cancelled_when_its_context_ends(sigterms: list[int]) -> None:
-    cancelled: list[str] = []
-
-    async def endless(name: str) -> None:
-        try:
-            await asyncio.get_running_loop().create_future()
-        except asyncio.CancelledError:
-            cancelled.append(name)
-            raise
-
-    async with background(endless("a"), endless("b")):
-        await asyncio.sleep(0)
-    assert sorted(cancelled) == ["a", "b"]
-    assert sigterms == []
-
-
-async def test_failed_background_work_is_logged_and_ends_the_process(
-    sigterms: list[int], caplog: pytest.LogCaptureFixture
-) -> None:
-    async def failing() -> None:
-        raise RuntimeError("a bug")
-
-    async with background(failing()):
-        await auntil(lambda: bool(sigterms))
-    assert sigterms == [signal.SIGTERM]
-    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert record.exc_info is not None
-    assert str(record.exc_info[1]) == "a bug"

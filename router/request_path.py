@@ -1,0 +1,69 @@
+"""Builds the path of an inference request: handler, forwarder, upstream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllama_pool.config.settings import RouterSettings
+from vllama_pool.router.admission.grant import Grant
+from vllama_pool.router.handlers.inference import InferenceHandler
+from vllama_pool.router.proxy.attempt import Upstream
+from vllama_pool.router.proxy.forward import Forwarder
+from vllama_pool.router.proxy.in_flight import Shared
+from vllama_pool.router.proxy.shadow import Shadows
+from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
+from vllama_pool.router.proxy.timeouts import Timeouts, TimeoutTable
+from vllama_pool.router.state import Collaborators, RouterState
+
+CLIENT_STALL = 60.0
+"""Seconds until a client that reads nothing is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPath:
+    inference: InferenceHandler
+    stalls: StallWatch
+    """To run in the background."""
+    shadows: Shadows
+    """To close at the end."""
+
+
+def make_request_path(
+    settings: RouterSettings, collaborators: Collaborators, state: RouterState, processes: int
+) -> RequestPath:
+    """`processes`: those that share the limits."""
+    stalls = StallWatch()
+    upstream = Upstream(
+        client=collaborators.client,
+        pool=state.pool,
+        stalls=stalls,
+        clock=collaborators.clock,
+        timeouts=_timeouts(settings),
+        client_stall=CLIENT_STALL,
+    )
+    shadows = Shadows(upstream, state.routes, collaborators.rng, state.shadow_metrics, processes)
+    refresh, debug = state.sources.discovery.refresh, settings.log_level == "debug"
+    forwarder = Forwarder(Shared(upstream, collaborators.rng, state.admission, refresh, debug))
+    inference = InferenceHandler(
+        routes=state.routes,
+        pool=state.pool,
+        begin=forwarder.begin,
+        clock=collaborators.clock,
+        expiry=state.expiry,
+        decisions=state.decisions,
+        names=state.names,
+        shadows=shadows,
+        body_limit=settings.body_limit,
+        traces=settings.trace,
+        anonymous=Grant(usage=state.metrics.usage.anonymous),
+    )
+    return RequestPath(inference, stalls, shadows)
+
+
+def _timeouts(settings: RouterSettings) -> TimeoutTable:
+    stalls = StallLimits(
+        first_content=settings.first_token_timeout,
+        mid_response=settings.stall_timeout,
+        whole_answer=settings.answer_timeout,
+    )
+    return TimeoutTable(Timeouts(settings.connect_timeout, stalls))
