@@ -207,7 +207,7 @@ class Reloader:
         models, workers = len(table.models), len(table.workers)
         self._say(
             logging.INFO,
-            "routing file %s: revision %s is live, with %d models and %d static workers",
+            "routing file %s: revision %s is live; models: %d, static workers: %d",
             self._file,
             table.revision,
             models,

@@ -28,6 +28,7 @@ from vllama_pool.router.routing.asker import Asker
 from vllama_pool.router.routing.resolution import Resolution, UnknownModel
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.routing.rights import Rights
+from vllama_pool.router.routing.rules import Rule
 from vllama_pool.router.server.asgi import (
     SCHEMA_WEIGHT,
     ClientDisconnected,
@@ -132,6 +133,8 @@ class InferenceHandler:
         except ClientError as error:
             record.status, record.outcome = error.status, "refused"
             if trace is not None:
+                if isinstance(error, NoWorker) and trace.rule is None:
+                    trace.rule = self._rule(record.requested)
                 trace.add_headers()
             await send_error(send, error, operation.path, record.id)
         except (ClientDisconnected, ClientGone):
@@ -180,6 +183,10 @@ class InferenceHandler:
         decision.resolution = asked
         decision.record.model = asked.model
         return resolution
+
+    def _rule(self, name: str) -> Rule | None:
+        match = self.routes().rules.find(name)
+        return match.rule if match is not None else None
 
 
 def _note_fallback(resolution: Resolution, record: RequestRecord) -> None:

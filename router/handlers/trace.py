@@ -11,6 +11,7 @@ from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.routing.rules import Rule
 from vllama_pool.router.server.asgi import Headers, Scope, request_headers
+from vllama_pool.router.server.request_ids import REQUEST_ID
 from vllama_pool.router.server.writer import WRITER, ResponseWriter
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
@@ -26,7 +27,7 @@ HIDDEN: Final = "(another model)"
 
 _EXPOSED: Final = (
     b"access-control-expose-headers",
-    b", ".join((WORKER, ATTEMPTS, QUEUE, RULE, FALLBACK)),
+    b", ".join((REQUEST_ID, WORKER, ATTEMPTS, QUEUE, RULE, FALLBACK)),
 )
 _MAX_VALUE: Final = 500
 """Bytes of a value."""
@@ -70,6 +71,8 @@ class Trace:
     def _headers(self) -> Headers:
         record = self._record
         headers: Headers = []
+        if all(name != REQUEST_ID for name, _ in self._writer.extra_headers):
+            headers.append((REQUEST_ID, record.id.encode()))  # Ollama's responses have none (R180)
         if record.worker:
             headers.append((WORKER, header_value(record.worker)))
         headers.append((ATTEMPTS, b"%d" % record.attempts))

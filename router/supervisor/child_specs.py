@@ -22,7 +22,7 @@ def agent_child_spec(spec: WorkerSpec, environ: Mapping[str, str]) -> ChildSpec:
     if spec.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(spec.gpus)
     command = [*PYTHON, "-m", "vllama_pool.router.cli.main", "worker", "--model", spec.model, "--name", spec.name]
-    command += ["--port", str(spec.port), "--engine", spec.engine]
+    command += ["--port", str(spec.port), "--engine", spec.engine, *(f"--tag={tag}" for tag in spec.tags)]
     return ChildSpec(ChildKind.WORKER, spec.name, (*command, "--", *spec.flags), env)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vllama_pool.router.supervisor.checks import CannotLaunch
 from vllama_pool.workers.agent.command_line import WorkerSpec, worker_id
@@ -20,6 +20,7 @@ class WorkerGroup:
     gpus: Sequence[str] = ()
     flags: Sequence[str] = ()
     engine: str = "vllm"
+    tags: Sequence[str] = ()
 
 
 def expand_groups(groups: Sequence[WorkerGroup], *, first_port: int = 8100, host: str = "") -> list[WorkerSpec]:
@@ -56,7 +57,8 @@ def expand_group(group: WorkerGroup, *, first_port: int = 8100, host: str = "") 
                 name = worker_id(WorkerSpec(model=model), host, port)
             else:
                 name = names[number] if group.replicas == 1 else f"{names[number]}-{replica}"
-            specs.append(WorkerSpec(model, name, port, tuple(group.flags), engine=group.engine, gpus=gpus[len(specs)]))
+            spec = WorkerSpec(model, name, port, tuple(group.flags), engine=group.engine, tags=tuple(group.tags))
+            specs.append(replace(spec, gpus=gpus[len(specs)]))
     return specs
 
 

@@ -55,6 +55,7 @@ def command(
     names: tuple[str, ...],
     replicas: int,
     gpus: str,
+    tags: tuple[str, ...],
     engine: str,
     vllm_args: tuple[str, ...],
     host: str | None,
@@ -72,12 +73,12 @@ def command(
     vLLM's parsers for tool calls and thinking are chosen from the model's files. --tool-call-parser and
     --reasoning-parser override them; "none" disables one.
 
-    --and begins a group of models with its own --name, --replicas, --gpus, --engine and vLLM flags:
+    --and begins a group of models with its own --name, --replicas, --gpus, --tag, --engine and vLLM flags:
 
     \b
     vllama serve --model A --max-model-len 8192 --and --model B --max-num-seqs 8
     """
-    groups = [worker_group(models, names, replicas, gpus, engine, vllm_args), *later_groups(ctx)]
+    groups = [worker_group(models, names, replicas, gpus, tags, engine, vllm_args), *later_groups(ctx)]
     export(
         {
             "VLLAMA_HOST": host,

@@ -42,6 +42,9 @@ _OPTIONS = (
         metavar="LIST",
         help="GPU numbers, such as 0,1,2,3, split evenly among the workers (default: each worker sees all GPUs).",
     ),
+    click.option(
+        "--tag", "tags", multiple=True, metavar="TAG", help="Tag of the workers, for the routing file. Repeatable."
+    ),
     engine_option,
     vllm_flags,
 )
@@ -88,13 +91,19 @@ def split_groups(words: Sequence[str]) -> list[list[str]]:
 
 
 def worker_group(
-    models: Sequence[str], names: Sequence[str], replicas: int, gpus: str, engine: str, vllm_args: Any
+    models: Sequence[str],
+    names: Sequence[str],
+    replicas: int,
+    gpus: str,
+    tags: Sequence[str],
+    engine: str,
+    vllm_args: Any,
 ) -> WorkerGroup:
     if vllm_args and not models:
         word = redacted(str(vllm_args[0])).partition("=")[0]
         raise click.UsageError(f"{word!r} is not an option of serve; to pass it to vLLM, give a --model")
     devices = tuple(gpu for gpu in re.split(r"[,\s]+", gpus) if gpu)
-    return WorkerGroup(tuple(models), tuple(names), replicas, devices, tuple(vllm_args), engine)
+    return WorkerGroup(tuple(models), tuple(names), replicas, devices, tuple(vllm_args), engine, tuple(tags))
 
 
 def later_groups(ctx: click.Context) -> list[WorkerGroup]:

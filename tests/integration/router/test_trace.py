@@ -45,6 +45,7 @@ async def test_every_operation_tells_its_route_to_those_who_ask(tmp_path: Path, 
         assert is_whole(request_, answered)
         assert route(answered) == {"worker": "a", "attempts": "1", "rule": "m"}
         assert float(answered.headers["x-vllama-queue-ms"]) >= 0
+        assert answered.headers["x-request-id"]
 
         running["a"].set_faults([faults.Status(status=400, paths=(request_.worker_path,))])
         refused = await ask(running, request_, **{"x-vllama-trace": "1"})
@@ -53,6 +54,9 @@ async def test_every_operation_tells_its_route_to_those_who_ask(tmp_path: Path, 
 
         unknown = await ask(running, request_, "nope", **{"x-vllama-trace": "1"})
         assert (unknown.status_code, route(unknown)) == (404, {"attempts": "0"})
+        absent = await ask(running, request_, "gone1", **{"x-vllama-trace": "1"})
+        assert (absent.status_code, route(absent)) == (503, {"attempts": "0", "rule": "gone*"})
+        assert absent.headers["x-request-id"]
         bad = await running.http.post(request_.path, content=b"{", headers={"x-vllama-trace": "1"})
         assert (bad.status_code, route(bad)) == (400, {"attempts": "0"})
 

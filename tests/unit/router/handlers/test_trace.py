@@ -71,10 +71,10 @@ def test_a_fallback_that_the_key_may_not_use_is_not_named() -> None:
     assert headers_of(trace, writer)[b"X-Vllama-Fallback"] == b"overloaded: (another model), error: ours"
 
 
-def test_a_refusal_before_any_attempt_has_no_worker_and_no_rule() -> None:
+def test_a_refusal_before_any_attempt_has_an_id_and_neither_worker_nor_rule() -> None:
     writer = SendWriter(_send)
     headers = headers_of(Trace(record(), writer, exposed=False), writer)
-    assert headers == {b"X-Vllama-Attempts": b"0", b"X-Vllama-Queue-Ms": b"0.0"}
+    assert headers == {b"x-request-id": b"id", b"X-Vllama-Attempts": b"0", b"X-Vllama-Queue-Ms": b"0.0"}
 
 
 def test_scripts_of_other_origins_may_read_the_headers() -> None:

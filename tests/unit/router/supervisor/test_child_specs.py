@@ -27,6 +27,11 @@ def test_the_agents_command_line_passes_vllm_flags_unchanged() -> None:
     assert "CUDA_VISIBLE_DEVICES" not in spec.env
 
 
+def test_the_agents_command_line_has_the_workers_tags() -> None:
+    argv = agent_child_spec(WorkerSpec("./m", "w-0", 8100, ("--x",), tags=("a100", "zone-b")), {}).argv
+    assert argv[-4:] == ("--tag=a100", "--tag=zone-b", "--", "--x")
+
+
 def test_secrets_reach_children_only_through_the_environment() -> None:
     environ = {"VLLAMA_WORKER_KEY": "s3cret-s3cret-s3cret", "REDIS_URL": "redis://:s3cret@h"}
     specs = [*router_child_specs(RouterInstance.new_family(2), 7, environ), agent_child_spec(WORKER, environ)]

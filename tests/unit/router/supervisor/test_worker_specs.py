@@ -54,11 +54,11 @@ def test_impossible_groups_are_refused_with_the_option_to_change(
 
 def test_each_group_keeps_its_own_flags_and_ports_continue() -> None:
     chat = WorkerGroup(["a"], ["chat"], replicas=2, gpus=["0", "1"], flags=["--max-model-len", "2048"])
-    embedding = WorkerGroup(["b"], gpus=["0"], engine="simulated")
+    embedding = WorkerGroup(["b"], gpus=["0"], engine="simulated", tags=["rack-3", "a100"])
     assert expand_groups([chat, embedding], first_port=9000, host="gpu1") == [
         WorkerSpec("a", "chat-0", 9000, ("--max-model-len", "2048"), gpus=("0",)),
         WorkerSpec("a", "chat-1", 9001, ("--max-model-len", "2048"), gpus=("1",)),
-        WorkerSpec("b", "b-gpu1-9002", 9002, engine="simulated", gpus=("0",)),
+        WorkerSpec("b", "b-gpu1-9002", 9002, engine="simulated", tags=("rack-3", "a100"), gpus=("0",)),
     ]
 
 

@@ -50,12 +50,14 @@ def test_without_and_there_is_one_group() -> None:
 
 def test_each_group_has_options_and_flags_of_its_own() -> None:
     arguments = "--model a --name x --replicas 2 --gpus 0,1 --max-model-len 2048 --port 5 "
-    arguments += "--and --model b --name y --engine simulated --and --model c -- --runner pooling"
+    arguments += (
+        "--and --model b --name y --engine simulated --tag a100 --tag zone-b --and --model c -- --runner pooling"
+    )
     assert parse(*arguments.split()) == (
         5,
         [
             WorkerGroup(("a",), ("x",), 2, ("0", "1"), ("--max-model-len", "2048")),
-            WorkerGroup(("b",), ("y",), engine="simulated"),
+            WorkerGroup(("b",), ("y",), engine="simulated", tags=("a100", "zone-b")),
             WorkerGroup(("c",), flags=("--runner", "pooling")),
         ],
     )
