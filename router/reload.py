@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from vllama_pool.config.printable import printable
+from vllama_pool.config.printable import printable, shortlist
 from vllama_pool.config.redaction import redacted
 from vllama_pool.config.routing.table import Place, Problem, RoutingError, RoutingTable, load
 from vllama_pool.config.routing.watch import FileWatch, Watched
@@ -232,9 +232,8 @@ class Reloader:
 
 def orphan_problem(file: Path, names: Sequence[str]) -> FileProblem:
     """Describe a table that would leave these models without a worker."""
-    shown = ", ".join(f"'{printable(name)[:120]}'" for name in names[:10])
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    text = f"no worker would serve {shown}{more}, in use within the last 5 minutes"
+    shown = shortlist([f"'{printable(name)[:120]}'" for name in names])
+    text = f"no worker would serve {shown}, in use within the last 5 minutes"
     return FileProblem(f"{text}; keep an entry for it, or write `reload: {{orphans: allow}}`", str(file), key="models")
 
 

@@ -22,6 +22,11 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         return f"{self.file}:{self.line}" if self.line else self.file
 
+    @property
+    def exact(self) -> str:
+        """FILE:LINE:COL, to which editors and terminals can jump."""
+        return f"{self}:{self.column}" if self.line else self.file
+
     def beside(self, other: Place) -> str:
         """Describe this place in a message about another: "line 3", or "teams.yaml:3" in another file."""
         return f"line {self.line}" if self.file == other.file else f"{self.file}:{self.line}"
@@ -48,9 +53,8 @@ class Problem:
         return self.place.column
 
     def __str__(self) -> str:
-        """Return "FILE:LINE:COL: key: what is wrong; what to do", to which editors and terminals can jump."""
-        file, line, column = self.place
-        place = f"{file}:{line}:{column}" if line else file
+        """Return "FILE:LINE:COL: key: what is wrong; what to do"."""
+        place = self.place.exact
         text = f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
         return printable(redacted(shortened(text, 3 * LONGEST)))
 

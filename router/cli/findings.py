@@ -10,7 +10,7 @@ import msgspec
 
 from vllama_pool.config.printable import printable
 from vllama_pool.config.redaction import redacted
-from vllama_pool.config.routing.places import dotted
+from vllama_pool.config.routing.places import Place, dotted
 from vllama_pool.config.routing.table import RoutingError, RoutingTable
 from vllama_pool.router.routing.lint import Remark, place_of
 
@@ -47,8 +47,8 @@ def as_error(warning: Finding) -> Finding:
 
 
 def text_line(finding: Finding) -> str:
-    """Return "FILE:LINE:COL: key: what is wrong; what to do", which editors and terminals can jump to."""
-    place = f"{finding.file}:{finding.line}:{finding.column}" if finding.line else finding.file
+    """Return "FILE:LINE:COL: key: what is wrong; what to do"."""
+    place = Place(finding.file, finding.line, finding.column).exact
     kind = "warning: " if finding.severity == WARNING else ""
     return printable(f"{place}: {kind}{_what(finding)}")
 

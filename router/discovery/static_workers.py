@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 from msgspec.structs import replace
 
+from vllama_pool.config.printable import shortlist
 from vllama_pool.config.routing.table import STATIC
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.discovery.membership import TTL, ProbeAnswer, WorkerSink
@@ -38,8 +39,8 @@ FULL_PROBE_EVERY = 10
 PROBE_TIMEOUT = 1.0
 """Seconds, for the client of `health_probe`."""
 NOT_REACHED = "not reached yet"
-SHOWN_MODELS, SHOWN_LENGTH = 10, 120
-"""In the log: models, and characters of a name."""
+SHOWN_LENGTH = 120
+"""Characters of a model's name in the log."""
 HANDOVER = 0.3
 """Seconds for the first probe of new workers before others leave."""
 
@@ -283,7 +284,11 @@ class StaticWatch:
         self._report_several()
         load = self._last_load = self._load(result.metrics)
         if not self.up:
-            _log.info("static worker %s serves %s", self.worker.label, _listed(self._models))
+            _log.info(
+                "static worker %s serves %s",
+                self.worker.label,
+                shortlist([model.name[:SHOWN_LENGTH] for model in self._models]),
+            )
         if renewed:
             self._pool.put(Discovered(self._record(), self._endpoint, load))
         if self._failing_since is not None:
@@ -363,13 +368,6 @@ class StaticWatch:
         self._last_tokens = (now, metrics.generation_tokens)
         note = SEVERAL_SERVERS if self._identity.several else ""
         return replace(probe.to_load(metrics, tokens_per_second=speed), note=note)
-
-
-def _listed(models: Sequence[ModelInfo]) -> str:
-    """Name some models, in a text of limited length: the names are the server's."""
-    names = ", ".join(model.name[:SHOWN_LENGTH] for model in models[:SHOWN_MODELS])
-    more = len(models) - SHOWN_MODELS
-    return f"{names} and {more} more" if more > 0 else names
 
 
 def _url(endpoint: Endpoint) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vllama_pool.config.names import lookup_key
 from vllama_pool.config.patterns import is_pattern
+from vllama_pool.config.printable import shortlist
 from vllama_pool.config.routing.table import KeyPath, RoutingTable
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.routing.lint import Remark, fallback_lists, selectors
@@ -81,8 +82,8 @@ def hidden_served_names(live: Live) -> Iterator[Remark]:
         if all(lookup_key(model) != lookup_key(name) for _, model in match.served(name)):
             hidden.setdefault(match.rule.name, []).append(name)
     for pattern, names in hidden.items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        message = f"hides '{names[0]}'{more}, which live workers serve: requests by that name go to other models"
+        shown = shortlist([f"'{name}'" for name in names], 1)
+        message = f"hides {shown}, which live workers serve: requests by that name go to other models"
         yield Remark(("models", pattern), f"{message}; write a narrower pattern, or an entry of that name")
 
 

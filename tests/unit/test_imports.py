@@ -100,12 +100,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         *(
             "router/protocol/openai",
             "router/protocol/openai/audio",
-            "router/protocol/vllm",
             "router/proxy",
             "router/routing",
             "router/server",
         ),
-        *("router/telemetry", "router/upstream", "router/virtual_models", "workers/registry"),
+        *("router/telemetry", "router/virtual_models", "workers/registry"),
     },
     "router/explainer.py": {"router/balance", "router/errors.py", "router/protocol", "router/routing"},
     "router/wiring.py": {
