@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
+import msgspec
+
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.admission.output_cap import OutputCap
 from vllama_pool.router.admission.queue import AdmissionQueue
@@ -56,8 +58,7 @@ class Upstream:
     """Seconds until a client that reads nothing is dropped."""
 
 
-@dataclass(slots=True)
-class ForwardRequest:
+class ForwardRequest(msgspec.Struct, eq=False):
     """A decoded request whose model is resolved."""
 
     operation: Operation[Any]
