@@ -15,7 +15,7 @@ from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.telemetry.families import BUCKETS, Family, Histogram
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.telemetry.routing_file import RoutingFileState, routing_file_families
-from vllama_pool.router.telemetry.usage import UsageByKey
+from vllama_pool.router.telemetry.usage import Usage, UsageByKey, error_class
 
 UNKNOWN = "unknown"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -113,14 +113,27 @@ class RouterMetrics:
             self._failures.update(record.failures)
         for move in record.fallbacks:
             self._fallbacks[record.model, move.target, move.reason] += 1
-        self.usage.finished(record)
+        if record.client:
+            self.usage.finished(record)
 
     def refused(self, reason: str) -> None:
         self._refusals[reason] += 1
 
     def families(self) -> list[Family]:
         """Return all metrics as they are now."""
+        self.usage.set_anonymous(self._finished())
         return [*self._read(), *self._readings.shadows(), *self._counted(), *self.usage.families()]
+
+    def _finished(self) -> Usage:
+        """Return the counts of all requests."""
+        usage = Usage()
+        for (_, _, status, outcome), tally in self._tallies.items():
+            usage.requests += tally.requests
+            usage.prompt_tokens += tally.prompt_tokens
+            usage.completion_tokens += tally.completion_tokens
+            if outcome != "complete":
+                usage.errors[error_class(status, outcome)] += tally.requests
+        return usage
 
     def _new_tally(self, model: str, outcome: str) -> _Tally:
         first = self._first.setdefault(model, _Durations())

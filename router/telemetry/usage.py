@@ -29,7 +29,7 @@ class Usage:
 
 
 class UsageByKey:
-    """Counts finished requests by team and key; both are "" for anonymous requests."""
+    """Counts finished requests by team and key; both are "" for anonymous requests, which are all others."""
 
     def __init__(self) -> None:
         self.anonymous = Usage()
@@ -43,12 +43,22 @@ class UsageByKey:
         return usage
 
     def finished(self, record: RequestRecord) -> None:
-        usage = self.of(record.team, record.client) if record.client else self.anonymous
+        """Count a request with a key."""
+        usage = self.of(record.team, record.client)
         usage.requests += 1
         usage.prompt_tokens += record.prompt_tokens
         usage.completion_tokens += record.completion_tokens
         if record.outcome != "complete":
-            usage.errors[error_class(record)] += 1
+            usage.errors[error_class(record.status, record.outcome)] += 1
+
+    def set_anonymous(self, finished: Usage) -> None:
+        """Set the counts of anonymous requests: all `finished` ones but those with a key."""
+        anonymous = self.anonymous
+        keyed = [usage for usage in self._by_key.values() if usage is not anonymous]
+        anonymous.requests = finished.requests - sum(usage.requests for usage in keyed)
+        anonymous.prompt_tokens = finished.prompt_tokens - sum(usage.prompt_tokens for usage in keyed)
+        anonymous.completion_tokens = finished.completion_tokens - sum(usage.completion_tokens for usage in keyed)
+        anonymous.errors = finished.errors - sum((usage.errors for usage in keyed), Counter[str]())
 
     def families(self) -> Iterator[Family]:
         used = {labels: usage for labels, usage in tuple(self._by_key.items()) if usage.requests or usage.in_flight}
@@ -64,12 +74,12 @@ class UsageByKey:
         yield Family("vllama_key_in_flight", "Requests for workers by API key.", "gauge", LABELS, running)
 
 
-def error_class(record: RequestRecord) -> str:
+def error_class(status: int, outcome: str) -> str:
     """Return one of `ERROR_CLASSES` for a request that is not complete."""
-    if record.status == CLIENT_CLOSED_REQUEST or record.outcome in ("client gone", "client stalled", "cancelled"):
+    if status == CLIENT_CLOSED_REQUEST or outcome in ("client gone", "client stalled", "cancelled"):
         return "client_gone"
-    if record.status == HTTPStatus.TOO_MANY_REQUESTS:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         return "limited"
-    if record.status >= 500:
+    if status >= 500:
         return "server"
-    return "refused" if record.status >= 400 else "broken"
+    return "refused" if status >= 400 else "broken"

@@ -61,6 +61,16 @@ def test_tokens_of_attempts_that_gave_no_answer_are_counted_as_discarded() -> No
     assert 'vllama_tokens_total{kind="completion",model="m",outcome="discarded"} 5.0' in lines
 
 
+def test_requests_are_counted_by_key_and_those_without_one_together() -> None:
+    refused = done(model="", status=404, outcome="refused", completion_tokens=0)
+    lines = page(done(client="anna", team="blue"), done(), done(), refused)
+    assert 'vllama_key_requests_total{key="anna",team="blue"} 1.0' in lines
+    assert 'vllama_key_tokens_total{key="anna",kind="completion",team="blue"} 7.0' in lines
+    assert 'vllama_key_requests_total{key="",team=""} 3.0' in lines
+    assert 'vllama_key_tokens_total{key="",kind="completion",team=""} 14.0' in lines
+    assert 'vllama_key_errors_total{class="refused",key="",team=""} 1.0' in lines
+
+
 def test_an_unknown_model_name_is_not_a_label() -> None:
     lines = page(done(model="", requested="made-up", status=404, outcome="refused"))
     assert 'vllama_requests_total{model="unknown",operation="chat",status="404"} 1.0' in lines

@@ -6,7 +6,7 @@ import pytest
 
 from vllama_pool.router.telemetry.families import exposition
 from vllama_pool.router.telemetry.request_record import RequestRecord
-from vllama_pool.router.telemetry.usage import ERROR_CLASSES, UsageByKey, error_class
+from vllama_pool.router.telemetry.usage import ERROR_CLASSES, Usage, UsageByKey, error_class
 
 
 def done(client: str = "anna", team: str = "blue", **more: object) -> RequestRecord:
@@ -30,10 +30,20 @@ def test_requests_and_tokens_are_counted_by_team_and_key() -> None:
     assert 'vllama_key_requests_total{key="bob",team=""} 1.0' in found
 
 
-def test_anonymous_requests_have_empty_labels() -> None:
-    usage = UsageByKey()
-    usage.finished(done("", team=""))
-    assert 'vllama_key_requests_total{key="",team=""} 1.0' in lines(usage)
+def test_anonymous_requests_are_those_without_a_key_and_have_empty_labels() -> None:
+    usage, finished = UsageByKey(), Usage()
+    usage.finished(done(prompt_tokens=3, status=429, outcome="refused"))
+    finished.requests, finished.prompt_tokens, finished.completion_tokens = 3, 5, 7
+    finished.errors.update(limited=1, server=1)
+    usage.set_anonymous(finished)
+    found = [line for line in lines(usage) if 'key=""' in line]
+    assert found == [
+        'vllama_key_requests_total{key="",team=""} 2.0',
+        'vllama_key_tokens_total{key="",kind="prompt",team=""} 2.0',
+        'vllama_key_tokens_total{key="",kind="completion",team=""} 7.0',
+        'vllama_key_errors_total{class="server",key="",team=""} 1.0',
+        'vllama_key_in_flight{key="",team=""} 0.0',
+    ]
 
 
 def test_a_key_without_requests_has_no_series() -> None:
@@ -75,5 +85,5 @@ def test_errors_are_counted_by_class(status: int, outcome: str, kind: str) -> No
     usage = UsageByKey()
     record = done(status=status, outcome=outcome)
     usage.finished(record)
-    assert error_class(record) == kind in ERROR_CLASSES
+    assert error_class(status, outcome) == kind in ERROR_CLASSES
     assert f'vllama_key_errors_total{{class="{kind}",key="anna",team="blue"}} 1.0' in lines(usage)
