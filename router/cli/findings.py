@@ -32,7 +32,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 def errors_of(error: RoutingError) -> list[Finding]:
     return [
-        Finding(ERROR, problem.file, problem.line, problem.column, problem.key, _clean(problem.message))
+        Finding(ERROR, problem.file, problem.line, problem.column, _clean(problem.key), _clean(problem.message))
         for problem in error.problems
     ]
 
@@ -79,7 +79,8 @@ def _what(finding: Finding) -> str:
 def _warning(table: RoutingTable, file: str, remark: Remark) -> Finding:
     place = place_of(table, remark.path)
     line, column = (place.line, place.column) if place else (0, 0)
-    return Finding(WARNING, place.file if place else file, line, column, dotted(remark.path), _clean(remark.message))
+    key, message = _clean(dotted(remark.path)), _clean(remark.message)
+    return Finding(WARNING, place.file if place else file, line, column, key, message)
 
 
 def _clean(text: str) -> str:

@@ -14,7 +14,7 @@ LOGGED_TEXT_LENGTH = 120
 CLIENT_CLOSED_REQUEST = 499
 """Logged status of a client that disconnected before the response."""
 READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-READ_PATHS = frozenset({"/api/show"})
+READ_PATHS = frozenset({"/api/show", "/admin/explain"})
 """Read by POST."""
 
 

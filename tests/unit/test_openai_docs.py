@@ -42,7 +42,11 @@ BODIES: dict[str, tuple[type[msgspec.Struct], Iterable[str]]] = {
     "/v1/audio/transcriptions": (transcription.TranscriptionRequest, transcription.REFUSED),
 }
 """The struct of each route's body, and the fields that are refused."""
-UNKNOWN_TO_VLLM = {"/v1/responses": {"max_tokens", "stream_interval", "truncate_prompt_tokens"}}
+UNKNOWN_TO_VLLM = {
+    "/v1/responses": {"max_tokens", "stream_interval", "truncate_prompt_tokens"},
+    "/v1/messages": {"metadata"},
+    "/v1/messages/count_tokens": {"metadata"},
+}
 """Fields of the struct that the route drops."""
 STATUS_ROW = re.compile(r"^\| ([0-9, ]+) \| `(\w+)`[^|]*\| `(\w+)` \|", re.MULTILINE)
 ROUTE = re.compile(r"`(?:(?:GET|POST) )?(/[\w/]+)`")

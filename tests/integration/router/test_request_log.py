@@ -86,10 +86,12 @@ def reads() -> list[Case]:
         *heads,
         *(Case("GET", path, 200, "debug") for path in ("/api/ps", "/api/status", "/v1/models", "/v1/models/demo")),
         *(Case("HEAD", path, 200, "debug") for path in ("/v1/models", "/v1/models/demo")),
-        *(Case("GET", path, 200, "debug") for path in ("/metrics", "/admin/workers")),
+        *(Case("GET", path, 200, "debug") for path in ("/metrics", "/admin/workers", "/admin/routing")),
+        *(Case("GET", path, 200, "debug") for path in ("/admin/decisions", "/admin/explain?model=demo")),
         Case("GET", "/api/experimental/model-recommendations", 200, "debug"),
         Case("POST", "/api/show", 200, "debug", {"model": "demo"}, says={"requested": "demo"}),
         Case("POST", "//api/./show", 200, "debug", {"model": "demo"}, says={"path": "/api/show"}),
+        Case("POST", "/admin/explain", 200, "debug", {"model": "demo"}),
         Case("GET", "/api/tags/", 301, "debug"),
         Case("OPTIONS", "/api/chat", 204, "debug", headers={"origin": "http://localhost:3000"}),
         Case("POST", "/api/me", 401),
@@ -171,7 +173,7 @@ async def test_every_change_and_refusal_has_one_line_and_reads_have_one_at_debug
 async def test_every_route_is_in_the_table(running: Fleet) -> None:
     dispatcher = running.app.app
     assert isinstance(dispatcher, Dispatcher)
-    paths = [case.path.replace("//api/./", "/api/") for case in CASES]
+    paths = [case.path.replace("//api/./", "/api/").partition("?")[0] for case in CASES]
     for path, methods in dispatcher.paths:  # type: ignore[attr-defined]
         start = path.partition("{")[0]
         matching = [case for case, sent in zip(CASES, paths, strict=True) if sent == start or "{" in path]
