@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.discovery import static_workers
+from vllama_pool.router.discovery.health_probe import PROBE_TIMEOUT, health_probe
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.discovery.static_workers import StaticWorkers
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
@@ -61,7 +61,7 @@ def open_sources(
     trust = TrustStore()
     endpoints = Endpoints(key, trust)
     control = http_client(trust=trust.context)
-    probes = http_client(static_workers.PROBE_TIMEOUT, trust=trust.context)
+    probes = http_client(PROBE_TIMEOUT, trust=trust.context)
     redis = connect(settings.registry.redis_url or embedded.address(settings.registry.state_dir))
     registry = Registry(redis, settings.registry.fleet)
     router_id = secrets.token_hex(8)
@@ -73,7 +73,7 @@ def open_sources(
         registry,
         record_checker(settings, endpoints),
         pool,
-        static_workers.health_probe(probes, key),
+        health_probe(probes, key),
         router_id=router_id,
         models=sync,
     )

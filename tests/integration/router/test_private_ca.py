@@ -28,7 +28,7 @@ from tests.support.vllm.simulated import FAST
 from vllama_pool.config.routing.schema import WorkerEntry
 from vllama_pool.router.cli.main import main
 from vllama_pool.router.discovery.membership import TTL
-from vllama_pool.router.discovery.static_workers import StaticWatch
+from vllama_pool.router.discovery.static_watch import StaticWatch
 from vllama_pool.router.discovery.trust import Endpoints
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import TransportError

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_network
 
 from vllama_pool.router.balance.pool import Discovered, Pool
+from vllama_pool.router.discovery.health_probe import PROBE_TIMEOUT, health_probe
 from vllama_pool.router.discovery.registry_loop import Discovery
-from vllama_pool.router.discovery.static_workers import PROBE_TIMEOUT, health_probe
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
 from vllama_pool.workers.agent.announcer import Announcer, FencedOff
 from vllama_pool.workers.registry.client import Registry, connect
