@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from vllama_pool.config import urls
-from vllama_pool.config.routing import schema
 from vllama_pool.config.routing.entries import entries, entry_key, texts_of, texts_under
 from vllama_pool.config.routing.fallback_loops import fallback_loops
 from vllama_pool.config.routing.key_conflicts import find_key_conflicts
@@ -23,33 +21,12 @@ from vllama_pool.config.routing.yaml_document import Document
 def find_conflicts(document: Document) -> Iterator[Problem]:
     """The document's top level must be a mapping."""
     key_of = cache(entry_key)  # of many names, each of which is asked for several times
-    yield from _unsupported(document)
     yield from _name_conflicts(document, key_of)
     yield from target_problems(document, key_of)
     yield from fallback_loops(document)
     yield from _worker_conflicts(document)
     yield from find_key_conflicts(document)
     yield from _empty_maintenance(document)
-
-
-def _unsupported(document: Document) -> Iterator[Problem]:
-    """Find keys that have no effect yet."""
-    for pattern in schema.NOT_YET:
-        for path in _matches(document.value, tuple(pattern.split("."))):
-            yield Problem(document.key_place(path), dotted(path), "not supported yet; remove it")
-
-
-def _matches(value: Any, pattern: tuple[str, ...]) -> Iterator[Path]:
-    if not pattern:
-        yield ()
-        return
-    if isinstance(value, list):
-        items = list(enumerate(value)) if pattern[0] == "*" else []
-    else:
-        items = list(value.items()) if isinstance(value, dict) else []
-    for key, item in items:
-        if pattern[0] in ("*", key):
-            yield from ((key, *path) for path in _matches(item, pattern[1:]))
 
 
 @dataclass(frozen=True, slots=True)

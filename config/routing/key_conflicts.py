@@ -12,7 +12,7 @@ from vllama_pool.config.routing.yaml_document import Document
 
 
 def find_key_conflicts(document: Document) -> Iterator[Problem]:
-    """Find keys with the same secret, and teams that do not exist."""
+    """Find keys with the same secret, teams that do not exist, and weights without an effect."""
     owners: dict[str, Any] = {}
     for path, digest in texts_under(document, "keys", "sha256"):
         place = document.value_place(path)
@@ -24,6 +24,11 @@ def find_key_conflicts(document: Document) -> Iterator[Problem]:
     for path, team in texts_under(document, "keys", "team"):
         if team not in teams:
             yield Problem(document.value_place(path), dotted(path), _unknown_team(team, teams))
+    for name, key in mapping_of(document.value.get("keys")).items():
+        holder, weighed = mapping_of(key).get("team"), ("keys", name, "weight")
+        if isinstance(holder, str) and "weight" in key:
+            message = f"the team '{holder}' has the weight of its keys; remove this one, or move it to the team"
+            yield Problem(document.key_place(weighed), dotted(weighed), message)
 
 
 def _unknown_team(team: str, teams: Mapping[str, Any]) -> str:

@@ -22,13 +22,7 @@ from vllama_pool.config.routing.schema_types import (
     whole,
 )
 
-NOT_YET = frozenset(
-    {
-        "teams.*.weight",
-        "keys.*.weight",
-    }
-)
-"""Keys and values without an effect yet, `*` for a name or an index. They are refused."""
+Weight = Annotated[int, Field(ge=1, le=1000), BeforeValidator(whole)]
 
 
 class WorkerEntry(Section):
@@ -77,8 +71,10 @@ class Team(Section):
         description="Models that its keys may use, as names, aliases or patterns. Others look unknown to them. Left "
         "out: all.",
     )
-    weight: Annotated[int, Field(ge=1, le=1000), BeforeValidator(whole)] = Field(
-        1, description="Share of a full pool, relative to others. Not supported yet."
+    weight: Weight = Field(
+        1,
+        description="Its share of the turns while requests wait for a place (`concurrency` of a model), relative to "
+        "other teams and to keys without a team. Clients without a key have 1 for each address.",
     )
     limits: Caps | None = Field(None, description="Of all its keys together.")
 
@@ -93,6 +89,9 @@ class Key(Team):
     )
     sha256: Sha256 = Field(description="SHA-256 of the secret, in hex. `vllama key` makes both.")
     team: Label | None = Field(None, description="A name under `teams`.")
+    weight: Weight = Field(
+        1, description="As a team's, of a key without a team. A key of a team shares its team's turns and has none."
+    )
     limits: Caps | None = Field(None, description="Of this key.")
 
 

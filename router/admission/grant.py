@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vllama_pool.router.admission.cap import Cap
 from vllama_pool.router.admission.output_cap import OutputCap
+from vllama_pool.router.admission.tenant import Tenant
 from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.telemetry.usage import Usage
 
@@ -14,7 +15,7 @@ GRANT = "vllama.grant"
 class Grant:
     """One key's, shared by its requests."""
 
-    __slots__ = ("caps", "name", "output", "rights", "team", "usage")
+    __slots__ = ("caps", "name", "output", "rights", "team", "tenant", "usage")
 
     def __init__(
         self,
@@ -24,14 +25,17 @@ class Grant:
         rights: Rights | None = None,
         caps: tuple[Cap, ...] = (),
         output: OutputCap | None = None,
+        tenant: Tenant | None = None,
         usage: Usage | None = None,
     ) -> None:
-        """`rights` None: all models. `caps`: the team's, then the key's. `usage`: where its requests are counted."""
+        """`rights` None: all models. `caps`: the team's, then the key's. `tenant`: the team or the key; None for the
+        client's address. `usage`: where its requests are counted."""
         self.name = name
         self.team = team
         self.rights = rights
         self.caps = caps
         self.output = output
+        self.tenant = tenant
         self.usage = usage if usage is not None else Usage()
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ from vllama_pool.config.startup_checks import needs_keys
 from vllama_pool.router.admission.cap import Cap
 from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.admission.output_cap import OutputCap
+from vllama_pool.router.admission.tenant import Tenant
 from vllama_pool.router.routing.rights import NamesOf, Rights, TableRights
 from vllama_pool.router.telemetry.usage import UsageByKey
 
@@ -33,6 +34,8 @@ class KeyTable:
     """By the SHA-256 of the key."""
     limits: Mapping[_Holder, int]
     """Requests in progress, of all router processes together."""
+    weights: Mapping[_Holder, int]
+    """Of tenants; 1 for others."""
 
 
 class Keyring:
@@ -53,6 +56,7 @@ class Keyring:
         self._processes = processes
         self._clock = clock
         self._caps: dict[_Holder, Cap] = {}
+        self._tenants: dict[_Holder, Tenant] = {}
         self._rights: dict[str, Rights | None] = {}
 
     def read(self, table: RoutingTable, names_of: NamesOf) -> KeyTable:
@@ -67,8 +71,15 @@ class Keyring:
             **{("team", name): limit for name, team in teams.items() if (limit := _concurrency(team.limits))},
             **{("key", name): limit for name, key in keys.items() if (limit := _concurrency(key.limits))},
         }
+        weights = {
+            **{("team", name): team.weight for name, team in teams.items()},
+            **{("key", name): key.weight for name, key in keys.items()},
+        }
         rights, outputs = TableRights(table.entries, names_of), _OutputCaps()
-        grants = {key.digest: Grant(key.name, usage=self._usage.of("", key.name)) for key in self._keys}
+        grants = {
+            key.digest: Grant(key.name, tenant=self._tenant("", key.name), usage=self._usage.of("", key.name))
+            for key in self._keys
+        }
         for name, key in keys.items():
             team = teams.get(key.team or "")
             holders = [("team", key.team or ""), ("key", name)]
@@ -79,21 +90,28 @@ class Keyring:
                 rights=rights.of_key(name),
                 caps=caps,
                 output=outputs.of(key.limits, team.limits if team is not None else None),
+                tenant=self._tenant(key.team or "", name),
                 usage=self._usage.of(key.team or "", name),
             )
-        return KeyTable(grants, limits)
+        return KeyTable(grants, limits, weights)
 
     def use(self, keys: KeyTable) -> None:
-        """Set the limits of a table. Requests in progress go on."""
+        """Set the limits and weights of a table. Requests in progress go on."""
         for holder, cap in self._caps.items():
             limit = keys.limits.get(holder)
             cap.set_limit(limit, None if limit is None else math.ceil(limit / self._processes))
+        for holder, tenant in self._tenants.items():
+            tenant.weight = keys.weights.get(holder, 1)
         self._required = self._required or bool(keys.grants and not self._allow_anonymous)
         self._rights = {grant.name: grant.rights for grant in keys.grants.values()}
 
     def rights(self, name: str) -> Rights | None:
         """Return the rights of a present key, by its name; None for all models. Raises KeyError."""
         return self._rights[name]
+
+    def _tenant(self, team: str, key: str) -> Tenant:
+        holder = ("team", team) if team else ("key", key)
+        return self._tenants.setdefault(holder, Tenant(*holder))
 
     def _cap(self, holder: _Holder) -> Cap:
         cap = self._caps.get(holder)

@@ -1,4 +1,4 @@
-"""A queue in front of a limited number of places: first in, first out.
+"""A queue in front of a limited number of places: first in, first out within a tenant, weighted fair among tenants.
 
 A queue knows no event loop. Who waits is told by a callback, and whether a place is held is a property of the ticket,
 so a turn, a time-out and a leaving client may meet in any order.
@@ -7,11 +7,12 @@ so a turn, a time-out and a leaving client may meet in any order.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from vllama_pool.router.admission.bound import BUSY
+from vllama_pool.router.admission.fair_order import FairOrder
+from vllama_pool.router.admission.tenant import ANYBODY, Tenant
 from vllama_pool.router.errors import ClientError, ServerBusy
 
 MAX_RETRY_AFTER = 600
@@ -56,20 +57,20 @@ class Ticket:
         return self.held_since is not None and not self.ended
 
     def end(self) -> None:
-        """Free its place, for the first that waits. Idempotent."""
+        """Free its place, for the next that waits. Idempotent."""
         if not self.ended:
             self.ended = True
             self._queue.leave(self)
 
 
 class AdmissionQueue:
-    """Owns the places. Those that wait get them in the order in which they came."""
+    """Owns the places. Those that wait get them in a fair order."""
 
     def __init__(self, limits: QueueLimits, clock: Callable[[], float]) -> None:
         """`clock` returns monotonic seconds."""
         self._limits = limits
         self._clock = clock
-        self._waiting: OrderedDict[Ticket, None] = OrderedDict()
+        self._waiting: FairOrder[Ticket] = FairOrder()
         self._mean_duration = 0.0
         self.in_progress = 0
         """Requests that hold a place. More than the limit after it was lowered, until enough have ended."""
@@ -89,13 +90,13 @@ class AdmissionQueue:
     def is_idle(self) -> bool:
         return not self.in_progress and not self._waiting
 
-    def enter(self) -> Ticket:
+    def enter(self, tenant: Tenant = ANYBODY) -> Ticket:
         """Take a place, or wait for one. Raises ServerBusy if the queue is full."""
         ticket = Ticket(self)
         if self._has_room():
             self._hand_over(ticket)
         elif len(self._waiting) < self._limits.length:
-            self._waiting[ticket] = None
+            self._waiting.add(ticket, tenant)
         else:
             raise self.busy()
         return ticket
@@ -117,7 +118,7 @@ class AdmissionQueue:
     def leave(self, ticket: Ticket) -> None:
         """Called by the ticket, once."""
         if ticket.held_since is None:
-            del self._waiting[ticket]
+            self._waiting.remove(ticket)
             return
         self.in_progress -= 1
         duration = self._clock() - ticket.held_since
@@ -130,7 +131,7 @@ class AdmissionQueue:
 
     def _advance(self) -> None:
         while self._waiting and self._has_room():
-            ticket, _ = self._waiting.popitem(last=False)
+            ticket = self._waiting.pop()
             self._hand_over(ticket)
             if ticket.on_turn is not None:
                 ticket.on_turn()

@@ -13,6 +13,7 @@ import msgspec
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.admission.output_cap import OutputCap
 from vllama_pool.router.admission.queue import AdmissionQueue
+from vllama_pool.router.admission.tenant import Tenant
 from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Outcome
 from vllama_pool.router.balance.pool import Pool
@@ -77,6 +78,8 @@ class ForwardRequest(msgspec.Struct, eq=False):
     """For rules that depend on traits of the request; None if none does, and once the client's response has begun."""
     output: OutputCap | None = None
     """Limit on the answer beside the entry's, such as an API key's."""
+    tenant: Tenant | None = None
+    """Whose turn it takes in a queue; None for the client's address."""
 
     @property
     def defaults(self) -> Defaults:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllama_pool.router.admission.admission import Admission
+from vllama_pool.router.admission.tenant import Tenant, anonymous
 from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.retry import MAX_ATTEMPTS as MOST_ATTEMPTS
 from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide, most_specific
@@ -121,7 +122,7 @@ class InFlight:
             try:
                 queue = self._seat.enter(self.call.resolution)
                 if queue is not None:
-                    await self._wait(self._seat.wait_in(queue))
+                    await self._wait(self._seat.wait_in(queue, self._tenant()))
             except ServerBusy as busy:
                 if not await self._fall_back(busy, "overloaded"):
                     raise self._take_error() from None
@@ -222,6 +223,9 @@ class InFlight:
         finally:
             record.queue_ms += (clock.monotonic_ns() - entered) // 1000 / 1000
 
+    def _tenant(self) -> Tenant:
+        return self.call.tenant or anonymous(self.record.address)
+
     def _now(self) -> float:
         return self._shared.upstream.clock.monotonic_ns() / 1e9
 
@@ -309,7 +313,7 @@ class InFlight:
             try:
                 queue = self._seat.enter(self.call.resolution)
                 if queue is not None:
-                    await self._wait(self._seat.wait_in(queue))
+                    await self._wait(self._seat.wait_in(queue, self._tenant()))
             except ServerBusy as busy:
                 error, reason = busy, "overloaded"
                 self._seat.leave()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from vllama_pool.router.admission.queue import AdmissionQueue, Ticket
+from vllama_pool.router.admission.tenant import ANYBODY, Tenant
 
 
 class Places:
@@ -15,13 +16,13 @@ class Places:
     def __init__(self) -> None:
         self._tickets: list[Ticket] = []
 
-    async def take(self, queue: AdmissionQueue) -> None:
+    async def take(self, queue: AdmissionQueue, tenant: Tenant = ANYBODY) -> None:
         """Wait for a place. Raises ServerBusy if the queue is full, or its longest wait is over.
 
         Take the places of several queues one after the other, always in the same order, so that no request holds what
         another one waits for while it waits itself.
         """
-        ticket = queue.enter()
+        ticket = queue.enter(tenant)
         self._tickets.append(ticket)
         if not ticket.holds:
             await _turn(ticket, queue.limits.wait)

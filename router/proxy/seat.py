@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vllama_pool.router.admission.bound import Bound
 from vllama_pool.router.admission.queue import AdmissionQueue
+from vllama_pool.router.admission.tenant import Tenant
 from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.proxy.places import Places
 from vllama_pool.router.routing.resolution import Resolution
@@ -61,10 +62,10 @@ class Seat:
         self._budget.begin_request()
         return terms.queue
 
-    async def wait_in(self, queue: AdmissionQueue) -> None:
+    async def wait_in(self, queue: AdmissionQueue, tenant: Tenant) -> None:
         """Wait for a place. Raises ServerBusy."""
         self._places = Places()
-        await self._places.take(queue)
+        await self._places.take(queue, tenant)
 
     def stop_waiting(self) -> None:
         """The response begins, or the client is gone. Idempotent."""

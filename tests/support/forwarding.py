@@ -16,6 +16,7 @@ from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.admission.admission import Admission, RequestLimits
 from vllama_pool.router.admission.queue import AdmissionQueue
+from vllama_pool.router.admission.tenant import Tenant
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol import operation as protocol
@@ -166,6 +167,8 @@ class Fleet:
         operation: Operation[Any] = CHAT,
         size: int | None = None,
         caps: tuple[AdmissionQueue, ...] = (),
+        tenant: Tenant | None = None,
+        address: str = "",
     ) -> InFlight:
         """Admit a request of the present task."""
         body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}).encode()
@@ -173,9 +176,11 @@ class Fleet:
         if self._routes is not None:
             resolution = self._routes.resolve("m", self.pool)
         size = len(body) if size is None else size
-        self.records.append(RequestRecord(id="id", operation="chat", client=""))
+        self.records.append(RequestRecord(id="id", operation="chat", client="", address=address))
         self.decision = Decision(self.record, 0, size)
-        request = ForwardRequest(operation, operation.decode(body), resolution, 0, size, self.decision, caps)
+        request = ForwardRequest(
+            *(operation, operation.decode(body), resolution, 0, size, self.decision), caps, tenant=tenant
+        )
         self.writers.append(RecordingWriter())
         if self._lagging:
             self.writer.lag()

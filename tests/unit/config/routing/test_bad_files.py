@@ -320,6 +320,10 @@ MEANING = {
         f"keys:\n  a: {{sha256: '{'0' * 64}', team: b}}\n",
         "2:89: keys.a.team: 'b' is no team; add it under teams, or remove it",
     ),
+    "a weight of a key in a team": (
+        f"teams: {{b: {{}}}}\nkeys:\n  a: {{sha256: '{'0' * 64}', team: b, weight: 2}}\n",
+        "3:92: keys.a.weight: the team 'b' has the weight of its keys; remove this one, or move it to the team",
+    ),
     "a missing include": (
         "include: [none.yaml]\n",
         "1:11: include[0]: FOLDER/none.yaml: No such file or directory; name a readable file",

@@ -98,13 +98,3 @@ def test_two_workers_with_the_same_invalid_url_conflict() -> None:
 def test_different_workers_and_models_do_not_conflict() -> None:
     text = "models: {a: {serve: m, aliases: [b]}, c: {serve: m}}\nworkers: [{url: 'http://x'}, {url: 'http://y'}]\n"
     assert conflicts(text) == []
-
-
-def test_keys_without_an_effect_are_refused() -> None:
-    """Each of `NOT_YET`: a key that is accepted and ignored would mislead."""
-    text = b"teams: {a: {weight: 2}}\nkeys: {b: {weight: 3}}\n"
-    problems = [str(problem) for problem in sorted(find_conflicts(parse(text, "f.yaml")))]
-    assert problems == [
-        "f.yaml:1:13: teams.a.weight: not supported yet; remove it",
-        "f.yaml:2:12: keys.b.weight: not supported yet; remove it",
-    ]

@@ -76,3 +76,28 @@ def test_a_table_without_keys_is_refused_where_one_is_required() -> None:
     for table in (without, RoutingTable(), parse(b"keys: {}", "f.yaml")):
         with pytest.raises(RoutingError, match="keys: has no key, so that anyone could use the models; add one "):
             check_keys(table, [], required=True)
+
+
+def test_weights_of_teams_and_of_keys_without_a_team_are_read() -> None:
+    keys = f"{{anna: {{sha256: {ANNA}, team: blue}}, bob: {{sha256: {BOB}, weight: 5}}}}"
+    text = f"teams: {{blue: {{weight: 3}}}}\nkeys: {keys}"
+    entries = parse(text.encode()).entries
+    assert entries.keys is not None
+    assert entries.teams is not None
+    assert (entries.teams["blue"].weight, entries.keys["bob"].weight, entries.keys["anna"].weight) == (3, 5, 1)
+
+
+def test_a_key_of_a_team_has_no_weight_of_its_own() -> None:
+    text = f"teams: {{blue: {{}}}}\nkeys:\n  anna: {{sha256: {ANNA}, team: blue, weight: 2}}"
+    assert problems(text) == [
+        "f.yaml:3:96: keys.anna.weight: the team 'blue' has the weight of its keys; remove this one, or move it to the "
+        "team"
+    ]
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "1001", "1.5", "'3'", "yes", "[]", "null"])
+def test_a_weight_is_a_whole_number_from_1_to_1000(weight: str) -> None:
+    (team,) = problems(f"teams: {{blue: {{weight: {weight}}}}}")
+    (key,) = problems(f"keys: {{bob: {{sha256: {BOB}, weight: {weight}}}}}")
+    assert " teams.blue.weight: " in team
+    assert " keys.bob.weight: " in key

@@ -153,3 +153,29 @@ def test_a_key_without_limits_has_none() -> None:
     found = by_name(keyring(api_keys=(key("ci"),)), table("anna", limits={"concurrency": 1}))
     assert found["anna"].output is found["ci"].output is None
     assert found["ci"].caps == ()
+
+
+def test_keys_of_a_team_are_one_tenant_and_other_keys_are_their_own() -> None:
+    keys = {name: {"sha256": digest(f"{name}s-key").hex()} for name in ("anna", "bob", "carol")}
+    keys["anna"]["team"] = keys["bob"]["team"] = "blue"
+    each = routing_table(keys={**keys, "carol": {**keys["carol"], "weight": 5}}, teams={"blue": {"weight": 3}})
+    found = {name: grant.tenant for name, grant in by_name(keyring(api_keys=(key("ci"),)), each).items()}
+    assert found["anna"] is found["bob"]
+    assert {name: (tenant.id, tenant.weight) for name, tenant in found.items() if tenant is not None} == {
+        "anna": (("team", "blue"), 3),
+        "bob": (("team", "blue"), 3),
+        "carol": (("key", "carol"), 5),
+        "ci": (("key", "ci"), 1),
+    }
+
+
+def test_a_reload_changes_the_weight_of_a_tenant_whose_requests_wait() -> None:
+    ring = keyring()
+    tenant = by_name(ring, table("anna", weight=2))["anna"].tenant
+    assert tenant is not None
+    ring.read(table("anna", weight=9), lambda name: ())
+    assert tenant.weight == 2
+    assert by_name(ring, table("anna", weight=9))["anna"].tenant is tenant
+    assert tenant.weight == 9
+    by_name(ring, table("bob"))
+    assert tenant.weight == 1

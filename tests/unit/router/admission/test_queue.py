@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.support.balance import Clock
 from vllama_pool.router.admission.queue import AdmissionQueue, QueueLimits, Ticket
+from vllama_pool.router.admission.tenant import Tenant
 from vllama_pool.router.errors import ServerBusy
 
 
@@ -100,6 +101,69 @@ def test_retry_after_is_the_time_in_which_the_queue_moves_on() -> None:
     assert two.busy().retry_after == 600
 
 
+class Load:
+    """Requests of tenants in simulated time: each holds its place for a second."""
+
+    def __init__(self, places: int, *tenants: Tenant, backlog: int = 20) -> None:
+        self.clock = Clock()
+        self.queue = queue(places, 10_000, self.clock)
+        self.turns: list[str] = []
+        self._backlog = backlog
+        self._holding: list[Ticket] = []
+        for tenant in tenants:
+            self.send(tenant)
+
+    def send(self, tenant: Tenant) -> None:
+        for _ in range(self._backlog):
+            self._enter(tenant)
+
+    def run(self, seconds: int) -> str:
+        """Return the tenants in the order of their turns."""
+        self.turns = []
+        for _ in range(seconds):
+            self.clock.advance(1)
+            ended, self._holding = self._holding, []
+            for ticket in ended:
+                ticket.end()
+        return "".join(self.turns)
+
+    def _enter(self, tenant: Tenant) -> None:
+        """Each request is followed by the next one of its tenant as soon as it has its turn."""
+        ticket = self.queue.enter(tenant)
+
+        def take() -> None:
+            self._holding.append(ticket)
+            self.turns.append(tenant.id[1])
+            self._enter(tenant)
+
+        ticket.on_turn = take
+        if ticket.holds:
+            self._holding.append(ticket)
+
+
+def test_two_teams_under_saturation_share_the_places_by_weight_in_every_window() -> None:
+    turns = Load(8, Tenant("team", "a", 3), Tenant("team", "b", 1)).run(200)
+    assert len(turns) == 1600
+    for start in range(0, 1400, 13):
+        assert turns[start : start + 200].count("a") == pytest.approx(150, rel=0.1)
+
+
+def test_a_team_alone_gets_all_places_and_shares_them_at_once_with_one_that_returns() -> None:
+    a, b = Tenant("team", "a", 3), Tenant("team", "b", 1)
+    load = Load(8, a)
+    assert set(load.run(100)) == {"a"}
+    load.send(b)
+    assert load.run(50).count("b") == pytest.approx(100, rel=0.1)
+
+
+def test_weights_that_change_while_requests_wait_count_from_the_next_turns_on() -> None:
+    a, b = Tenant("team", "a", 3), Tenant("team", "b", 1)
+    load = Load(8, a, b)
+    load.run(10)
+    a.weight, b.weight = 1, 3
+    assert load.run(50).count("b") == pytest.approx(300, rel=0.1)
+
+
 class Machine(RuleBasedStateMachine):
     """Requests that come, end and leave in any order, under limits that change."""
 
@@ -112,14 +176,16 @@ class Machine(RuleBasedStateMachine):
         """Those that had to wait, in the order of their turns."""
         self.waited: list[Ticket] = []
         """Those that had to wait, in the order of their arrival."""
+        self.tenants = [Tenant("team", "a", 3), Tenant("team", "b"), Tenant("client", "b")]
+        self.tenant_of: dict[Ticket, Tenant] = {}
 
-    @rule()
-    def enter(self) -> None:
+    @rule(index=st.integers(0, 2))
+    def enter(self, index: int) -> None:
         limits = self.queue.limits
         full = limits.places is not None and self.queue.in_progress >= limits.places
         must_refuse = full and self.queue.waiting >= limits.length
         try:
-            ticket = self.queue.enter()
+            ticket = self.queue.enter(self.tenants[index])
         except ServerBusy:
             assert must_refuse
             return
@@ -128,6 +194,7 @@ class Machine(RuleBasedStateMachine):
         self.tickets.append(ticket)
         if not ticket.holds:
             self.waited.append(ticket)
+            self.tenant_of[ticket] = self.tenants[index]
             ticket.on_turn = lambda: self.order.append(ticket)
 
     @precondition(lambda self: self.tickets)
@@ -162,8 +229,15 @@ class Machine(RuleBasedStateMachine):
             assert self.queue.in_progress >= places
 
     @invariant()
-    def turns_come_in_the_order_of_arrival(self) -> None:
-        assert self.order == self.waited[: len(self.order)]
+    def turns_of_a_tenant_come_in_the_order_of_arrival(self) -> None:
+        for tenant in self.tenants:
+            turns = [ticket for ticket in self.order if self.tenant_of[ticket] is tenant]
+            waited = [ticket for ticket in self.waited if self.tenant_of[ticket] is tenant]
+            assert turns == waited[: len(turns)]
+
+    @rule(index=st.integers(0, 2), weight=st.integers(1, 1000))
+    def change_weight(self, index: int, weight: int) -> None:
+        self.tenants[index].weight = weight
 
     @invariant()
     def retry_after_is_within_bounds(self) -> None:

@@ -12,6 +12,7 @@ from tests.support.until import auntil
 from tests.support.upstream import FakeResponse, Hang
 from vllama_pool.router.admission.admission import RequestLimits
 from vllama_pool.router.admission.queue import AdmissionQueue, QueueLimits
+from vllama_pool.router.admission.tenant import Tenant
 from vllama_pool.router.errors import ServerBusy
 from vllama_pool.router.proxy.in_flight import ClientGone
 
@@ -116,3 +117,38 @@ async def test_changed_limits_apply_to_the_next_request_of_a_known_model() -> No
     holder.end()
     fleet.admission.set_limits({})
     await fleet.answer()
+
+
+BLUE, RED = Tenant("team", "blue", 2), Tenant("team", "red")
+
+
+@pytest.mark.parametrize(
+    ("waiting", "order"),
+    [
+        ([(None, "10.0.0.1"), (None, "10.0.0.1"), (None, "10.0.0.2")], [0, 2, 1]),
+        ([(RED, "10.0.0.1"), (RED, "10.0.0.2"), (BLUE, "10.0.0.1"), (BLUE, "10.0.0.1")], [2, 0, 3, 1]),
+        ([(RED, ""), (RED, ""), (None, "red")], [0, 2, 1]),
+    ],
+    ids=["addresses without keys", "teams from any address", "a team and an address"],
+)
+async def test_tenants_that_wait_take_turns(waiting: list[tuple[Tenant | None, str]], order: list[int]) -> None:
+    fleet = Fleet(limits=RequestLimits(concurrency=1), a=[ok() for _ in waiting])
+    holder = queue_of(fleet).enter()
+    answered: list[int] = []
+
+    async def forward(number: int, tenant: Tenant | None, address: str) -> None:
+        in_flight = fleet.begin(tenant=tenant, address=address)
+        try:
+            await in_flight.run()
+        finally:
+            in_flight.close()
+        answered.append(number)
+
+    tasks = []
+    for number, (tenant, address) in enumerate(waiting):
+        tasks.append(asyncio.create_task(forward(number, tenant, address)))
+        await auntil(lambda: queue_of(fleet).waiting == len(tasks))
+    holder.end()
+    await asyncio.gather(*tasks)
+    assert answered == order
+    fleet.assert_idle()
