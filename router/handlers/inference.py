@@ -114,8 +114,16 @@ class InferenceHandler:
             try:
                 if direct is None:
                     call = ForwardRequest(
-                        *(operation, request, resolution, arrived, len(body), decision),
-                        *(grant.caps, asker, grant.output, grant.tenant),
+                        operation,
+                        request,
+                        resolution,
+                        arrived,
+                        len(body),
+                        decision,
+                        grant.caps,
+                        asker,
+                        grant.output,
+                        grant.tenant,
                     )
                     del request, body, asker  # the prompt, which `call` forgets when the response begins
                     grant.usage.in_flight += 1
