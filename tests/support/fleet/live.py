@@ -35,6 +35,8 @@ from vllama_pool.workers.simulated.server import Simulated
 
 BEAT = 0.25
 """Shorter than an agent's interval, so that tests are fast."""
+PATIENCE = 15.0
+"""Seconds for a connection to a worker: a busy machine is no lost worker."""
 
 
 class Server(uvicorn.Server):
@@ -208,7 +210,7 @@ async def fleet(
             announced[name] = Announced(worker, record, registry)
             await announced[name].join()
         app = create_app(
-            RouterSettings(registry=RegistrySettings(state_dir=state_dir), **settings),
+            RouterSettings(registry=RegistrySettings(state_dir=state_dir), **{"connect_timeout": PATIENCE, **settings}),
             table or (None if "routing_file" in settings else RoutingTable()),
             log_stream=log,
         )
