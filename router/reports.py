@@ -35,7 +35,7 @@ class Reports:
         self._decisions = Report(
             DECISIONS, ProcessDecisions, lambda: view_decisions(state.decisions, _offset(clock)), takes_long=True
         )
-        self._names = Report("names in use", NamesInUse, state.names.in_use)
+        self._names = Report("names in use", NamesInUse, lambda: state.names.in_use(state.expiry.uses().running))
         self._decision = Question(
             ONE_DECISION, FoundDecision, lambda name: find_decision(state.decisions, name, _offset(clock))
         )

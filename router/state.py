@@ -97,7 +97,7 @@ def open_state(
         admission=admission,
         expiry=ExpiryTracker(_keep_alive(settings)),
         decisions=Decisions(settings.decisions),
-        names=RecentNames(time.monotonic),
+        names=RecentNames(collaborators.clock.monotonic_ns),
         request_log=request_log,
         shadow_metrics=shadow_metrics,
         metrics=RouterMetrics(readings, tuple(Reason)),

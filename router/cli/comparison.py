@@ -45,7 +45,7 @@ class RuleChangeView(msgspec.Struct, frozen=True):
 
 
 class ComparisonView(msgspec.Struct, frozen=True):
-    """What another routing file would change for recorded requests."""
+    """The changes that another routing file would make for recorded requests."""
 
     requests: int
     unchanged: float

@@ -110,7 +110,7 @@ class InferenceHandler:
                 resolution, direct = first_able(operation, request, resolution, asker)
                 _note_fallback(resolution, record)
             use = self.expiry.begin(resolution.listed, request.keep_alive, arrived, self.clock.time_ns())
-            self.names.begin(record.requested)
+            self.names.note(record.requested, arrived)
             try:
                 if direct is None:
                     call = ForwardRequest(
@@ -132,7 +132,6 @@ class InferenceHandler:
                     finally:
                         grant.usage.in_flight -= 1
             finally:
-                self.names.end(record.requested)
                 self._end(use)  # before the client has a direct response, and may ask for /api/ps
             if direct is not None:
                 record.status, record.outcome = direct.status, "complete"

@@ -57,7 +57,7 @@ class _NotSent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Aim:
-    """Where a copy goes."""
+    """The destination of a copy."""
 
     entry: str
     """Of the copied request."""

@@ -57,7 +57,7 @@ class RuleView(msgspec.Struct, frozen=True, omit_defaults=True):
     """The virtual model that was asked for; the rule is its base's."""
     policy: str = ""
     settings: dict[str, Any] = {}
-    """What the entry sets for its requests: options, limits and so on."""
+    """The entry's options, limits and so on."""
 
 
 class TargetView(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -17,7 +17,7 @@ MAX_ORDERS = 64
 
 
 class Known:
-    """What is known of a name until the models of the pool change."""
+    """The resolutions of a name until the models of the pool change."""
 
     __slots__ = (
         *("_chains", "_find_chain", "_orders", "_rng", "_seeds", "_weights"),

@@ -41,7 +41,7 @@ _Virtual = tuple[str, VirtualModel]
 
 
 class _Route(NamedTuple):
-    """Where the requests for a name go."""
+    """The destination of the requests for a name."""
 
     model: str
     key: str

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Iterable
 
 import msgspec
 
-RECENT = 300.0
-"""Seconds."""
+RECENT = 300 * 10**9
+"""Nanoseconds."""
 MAX_NAMES = 4096
-"""Names without a request in flight. The least recently used are forgotten first."""
+"""The least recently used are forgotten first."""
+FORGOTTEN_AT_ONCE = 256
 
 
 class NamesInUse(msgspec.Struct, frozen=True):
@@ -18,29 +20,26 @@ class NamesInUse(msgspec.Struct, frozen=True):
 
 
 class RecentNames:
-    """Names of requests in flight, and of those that ended within RECENT."""
+    """Names of requests that arrived within RECENT."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock` returns monotonic seconds."""
+    def __init__(self, clock: Callable[[], int]) -> None:
+        """`clock` returns monotonic nanoseconds."""
         self._clock = clock
-        self._running: dict[str, int] = {}
-        self._ended: dict[str, float] = {}  # the latest last
+        self._asked: dict[str, int] = {}
 
-    def begin(self, name: str) -> None:
-        self._running[name] = self._running.get(name, 0) + 1
+    def note(self, name: str, arrived: int) -> None:
+        """`arrived`: monotonic nanoseconds."""
+        self._asked[name] = arrived
+        if len(self._asked) > MAX_NAMES:
+            self._forget_oldest()
 
-    def end(self, name: str) -> None:
-        """Call once for each `begin`."""
-        if (left := self._running[name] - 1) > 0:
-            self._running[name] = left
-        else:
-            del self._running[name]
-        self._ended.pop(name, None)
-        self._ended[name] = self._clock()
-        if len(self._ended) > MAX_NAMES:
-            del self._ended[next(iter(self._ended))]
-
-    def in_use(self) -> NamesInUse:
+    def in_use(self, running: Iterable[str] = ()) -> NamesInUse:
+        """Return the names, and those of models with a request in flight, `running`."""
         since = self._clock() - RECENT
-        recent = (name for name, ended in self._ended.items() if ended >= since)
-        return NamesInUse(tuple(dict.fromkeys((*self._running, *recent))))
+        recent = (name for name, arrived in self._asked.items() if arrived >= since)
+        return NamesInUse(tuple(dict.fromkeys((*running, *recent))))
+
+    def _forget_oldest(self) -> None:
+        """Forget several names at once, since this looks at all of them."""
+        for name in heapq.nsmallest(FORGOTTEN_AT_ONCE, self._asked, key=self._asked.__getitem__):
+            del self._asked[name]

@@ -145,7 +145,7 @@ class Router:
         self.signal = DisconnectSignal() if signal else None
         self.grant: Grant | None = None
         routes = ModelRoutes(RoutingTable(), random.Random(1))
-        self.names = RecentNames(lambda: 0.0)
+        self.names = RecentNames(lambda: 0)
         self.handler = InferenceHandler(
             routes=lambda: routes,
             pool=self.pool,
