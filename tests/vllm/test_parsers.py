@@ -12,13 +12,12 @@ import httpx
 import pytest
 
 from tests.support.fleet.agents import AgentProcess, agent, vllm_agent
-from tests.support.fleet.live import Fleet, serving
+from tests.support.fleet.live import Fleet, patient_settings, serving
 from tests.support.tables import routing_table
 from tests.support.until import auntil
 from tests.support.vllm.schemas import answers
 from tests.support.vllm.servers import START_TIMEOUT, VllmServer
 from tests.support.vllm.weather_tool import CHAT as WEATHER
-from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
 
 
@@ -106,7 +105,7 @@ async def test_capabilities_of_a_server_in_the_routing_file_are_detected(
     tiny_vision_vllm: VllmServer, tmp_path: Path
 ) -> None:
     table = routing_table(workers=[{"url": tiny_vision_vllm.url, "name": "theirs"}])
-    app = create_app(RouterSettings(registry=RegistrySettings(state_dir=tmp_path)), table, log_stream=io.BytesIO())
+    app = create_app(patient_settings(tmp_path), table, log_stream=io.BytesIO())
     async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
 
         async def has_capabilities() -> Any:

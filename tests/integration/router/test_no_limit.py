@@ -11,11 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.fleet.live import serving
+from tests.support.fleet.live import patient_settings, serving
 from tests.support.tables import routing_table
 from tests.support.until import auntil
 from tests.support.vllm.simulated import SimulatedProcess
-from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
 
 LIMIT = 5
@@ -35,7 +34,7 @@ async def router(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     flags = ("--served-model-name", "limited", "--answer-tokens", str(LENGTH), "--tokens-per-second", "500")
     with SimulatedProcess(*flags, model=str(tmp_path)) as worker:
         table = routing_table(workers=[{"url": worker.url, "name": "theirs"}])
-        settings = RouterSettings(registry=RegistrySettings(state_dir=tmp_path))
+        settings = patient_settings(tmp_path)
         app = create_app(settings, table, log_stream=io.BytesIO())
         async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as http:
 

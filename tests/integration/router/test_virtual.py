@@ -15,12 +15,11 @@ import msgspec
 import pytest
 import redis.asyncio as aioredis
 
-from tests.support.fleet.live import Fleet, fleet, serving
+from tests.support.fleet.live import Fleet, fleet, patient_settings, serving
 from tests.support.registry.valkey import running_valkey
 from tests.support.registry.virtual_models import FLEET, SECRET, router_models
 from tests.support.until import auntil
 from vllama_pool.config.routing.table import RoutingTable
-from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.virtual_models.acks import ACK_TIMEOUT
@@ -243,7 +242,7 @@ async def test_a_request_for_a_virtual_model_does_not_contact_the_registry(tmp_p
 @asynccontextmanager
 async def _second(running: Fleet, state_dir: Path) -> AsyncIterator[httpx.AsyncClient]:
     """Start another router of the same fleet, and wait until both listen."""
-    settings = RouterSettings(registry=RegistrySettings(state_dir=state_dir))
+    settings = patient_settings(state_dir)
     async with (
         serving(create_app(settings, RoutingTable())) as url,
         httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as http,

@@ -210,7 +210,7 @@ async def fleet(
             announced[name] = Announced(worker, record, registry)
             await announced[name].join()
         app = create_app(
-            RouterSettings(registry=RegistrySettings(state_dir=state_dir), **{"connect_timeout": PATIENCE, **settings}),
+            patient_settings(state_dir, **settings),
             table or (None if "routing_file" in settings else RoutingTable()),
             log_stream=log,
         )
@@ -223,6 +223,11 @@ async def fleet(
         if wait:
             await auntil(lambda: _all_ready(running, count), 10, "the router to see its workers")
         yield running
+
+
+def patient_settings(state_dir: Path, **settings: Any) -> RouterSettings:
+    """Return settings with an embedded registry and patience with a busy machine."""
+    return RouterSettings(registry=RegistrySettings(state_dir=state_dir), **{"connect_timeout": PATIENCE, **settings})
 
 
 async def _silence(announced: dict[str, Announced]) -> None:
