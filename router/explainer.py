@@ -85,7 +85,7 @@ class ModelExplainer:
         operation = self.operations.get(question.operation)
         if operation is None:
             known = ", ".join(self.operations)
-            raise BadRequest(f"'{question.operation[:40]}' is no operation; write one of {known}")
+            raise BadRequest(f"'{question.operation[:40]}' is not an operation; write one of {known}")
         return operation.decode(body)
 
     def _rights(self, key: str) -> Rights | None:

@@ -34,4 +34,4 @@ def find_key_conflicts(document: Document) -> Iterator[Problem]:
 def _unknown_team(team: str, teams: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(team, teams, n=1)
     cure = f"did you mean '{near[0]}'?" if near else "add it under teams, or remove it"
-    return f"'{team}' is no team; {cure}"
+    return f"'{team}' is not a team; {cure}"

@@ -200,8 +200,8 @@ class ModelEntry(Section):
     )
     split: Split = Field(
         "request",
-        description="What keeps its side of several targets: each request is drawn anew, or all requests of a user, "
-        "key, client (address), conversation or header:NAME go to one side.",
+        description="The trait that keeps its side of several targets: each request is drawn anew, or all requests of "
+        "a user, key, client (address), conversation or header:NAME go to one side.",
     )
     aliases: Annotated[tuple[ModelName, ...], Field(strict=False, max_length=1000)] | None = Field(
         None, description="Further names of the same entry."

@@ -78,19 +78,19 @@ def _seconds(value: Any) -> Any:
 
 def _identity(text: str) -> str:
     if not re.match(_IDENTITY, text):
-        raise ValueError("is no identity; write user, key, client, conversation or header:NAME")
+        raise ValueError("is not an identity; write user, key, client, conversation or header:NAME")
     return text
 
 
 def _split(text: str) -> str:
     if not re.match(_SPLIT, text):
-        raise ValueError("is no identity; write request, user, key, client, conversation or header:NAME")
+        raise ValueError("is not an identity; write request, user, key, client, conversation or header:NAME")
     return text
 
 
 def _sha256(text: str) -> str:
     if not re.match(_SHA256, text):
-        raise ValueError("is no SHA-256 of 64 hex digits; make one with: printf %s KEY | sha256sum")
+        raise ValueError("is not a SHA-256 of 64 hex digits; make one with: printf %s KEY | sha256sum")
     return text.lower()
 
 

@@ -37,7 +37,8 @@ def _value(found: re.Match[str], environment: Mapping[str, str]) -> str:
     parts = _INSIDE.match(found["inside"])
     if not parts:
         raise InvalidVariable(
-            f"{_shown(found[0])} is no variable; write ${{NAME}} or ${{NAME:-default}}, or '$${{' for the text itself"
+            f"{_shown(found[0])} is not a variable; "
+            "write ${NAME} or ${NAME:-default}, or '$${' for the text itself"
         )
     if "${" in (parts["default"] or ""):
         raise InvalidVariable(f"the default of ${{{parts['name']}}} has a variable itself; write its value")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from vllama_pool.router.admission.bound import Bound
 from vllama_pool.router.admission.queue import UNLIMITED, AdmissionQueue, QueueLimits
+from vllama_pool.router.admission.share import share_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +90,4 @@ class Admission:
         return QueueLimits(self._share(limits.concurrency or 1), length, limits.wait)
 
     def _share(self, limit: int) -> int:
-        return math.ceil(limit / self._processes)
+        return share_of(limit, self._processes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from vllama_pool.config.startup_checks import needs_keys
 from vllama_pool.router.admission.cap import Cap
 from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.admission.output_cap import OutputCap
+from vllama_pool.router.admission.share import share_of
 from vllama_pool.router.admission.tenant import Tenant
 from vllama_pool.router.routing.rights import NamesOf, Rights, TableRights
 from vllama_pool.router.telemetry.usage import UsageByKey
@@ -99,7 +99,7 @@ class Keyring:
         """Set the limits and weights of a table. Requests in progress go on."""
         for holder, cap in self._caps.items():
             limit = keys.limits.get(holder)
-            cap.set_limit(limit, None if limit is None else math.ceil(limit / self._processes))
+            cap.set_limit(limit, None if limit is None else share_of(limit, self._processes))
         for holder, tenant in self._tenants.items():
             tenant.weight = keys.weights.get(holder, 1)
         self._required = self._required or bool(keys.grants and not self._allow_anonymous)

@@ -107,7 +107,7 @@ def rejections(
 
 
 def _reason(replica: Replica, group: Group, tried: Collection[str], now: float, needed: int) -> str:
-    """Return why the worker is no candidate; "" if it is one."""
+    """Return why the worker is not a candidate; "" if it is one."""
     worker = replica.worker
     if worker.id in tried:
         return "tried already"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from vllama_pool.router.admission.share import share_of
 from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import AttemptFailed, ClientError, NoWorker, Refused
@@ -121,7 +121,7 @@ class Shadows:
     def _aim(self, call: ForwardRequest, entry: str, shadow: Shadow) -> _Aim:
         """Raises _NotSent."""
         in_progress = self._in_progress[entry, shadow.model]
-        if in_progress >= math.ceil(shadow.limit / self._processes):
+        if in_progress >= share_of(shadow.limit, self._processes):
             raise _NotSent(LIMIT)
         resolution = self._resolve(call, shadow.model)
         try:

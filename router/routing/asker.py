@@ -68,11 +68,6 @@ class Asker:
         read = _TRAITS.get(by)
         return read(self) if read is not None else self.header(by.removeprefix(HEADER))
 
-    def forget_request(self) -> None:
-        """Read what the request tells, and drop the reference to it: it may hold a long prompt."""
-        self._user, self._conversation = self.user, self.conversation
-        self._request = None
-
     def _first(self, names: tuple[bytes, ...]) -> str:
         headers = self._headers
         return next((headers[name].decode("latin-1").strip() for name in names if headers.get(name)), "")

@@ -92,14 +92,14 @@ def unknown_fallbacks(live: Live) -> Iterator[Remark]:
         for path, fallbacks in fallback_lists(name, entry):
             for index, fallback in enumerate(fallbacks):
                 if "{" not in fallback and not live.is_known(fallback):
-                    message = f"'{fallback}' is no entry, and no live worker serves it"
+                    message = f"'{fallback}' is not an entry, and no live worker serves it"
                     yield Remark((*path, index), f"{message}; start a worker, or correct the name")
 
 
 def unknown_shadows(live: Live) -> Iterator[Remark]:
     for name, entry in live.table.models.items():
         if entry.shadow is not None and not live.is_known(entry.shadow.model):
-            message = f"'{entry.shadow.model}' is no entry, and no live worker serves it"
+            message = f"'{entry.shadow.model}' is not an entry, and no live worker serves it"
             yield Remark(("models", name, "shadow", "model"), f"{message}; start a worker, or correct the name")
 
 

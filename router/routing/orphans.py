@@ -24,7 +24,7 @@ def find_orphans(
 ) -> tuple[str, ...]:
     """Return those names, sorted, that some worker serves under the old table and none would under the new one.
 
-    The workers' state is no matter: a model whose workers are down is served. Workers that the table adds get the
+    The workers' state does not matter: a model whose workers are down is served. Workers that the table adds get the
     benefit of the doubt for names that the new table or a removed worker knows.
     """
     return tuple(sorted({name for name in names if _is_orphan(name, old, new, pool, changes)}))

@@ -86,7 +86,7 @@ def _constant(blocks: Iterable[Any]) -> list[Any]:
 def _plain_prompt(request: Any) -> bytes:
     """Return the prompt of a completion: a text, texts, or tokens, after the tokens of earlier turns."""
     prompt = getattr(request, "prompt", None)
-    if not prompt or getattr(request, "file", None) is not None:  # of a transcription, it is no prefix
+    if not prompt or getattr(request, "file", None) is not None:  # of a transcription: not a prefix
         return b""
     context = getattr(request, "context", None)
     before = _encode(context)[:-1] if context else b""

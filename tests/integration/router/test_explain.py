@@ -103,7 +103,7 @@ async def test_an_unknown_model_has_near_names(running: Fleet) -> None:
         ({}, "no model is named; add 'model', or 'model' in the body"),
         ({"model": "x", "key": "nobody"}, "no API key has the name 'nobody'; correct it, or leave it out"),
         ({"model": "x", "modle": "y"}, "not a question: Object contains unknown field `modle`; correct it"),
-        ({"body": {"model": "x"}, "operation": "chatt"}, "'chatt' is no operation; write one of chat, generate"),
+        ({"body": {"model": "x"}, "operation": "chatt"}, "'chatt' is not an operation; write one of chat, generate"),
     ],
 )
 async def test_an_unusable_question_is_refused(running: Fleet, question: dict[str, Any], error: str) -> None:

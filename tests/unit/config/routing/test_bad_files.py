@@ -318,7 +318,7 @@ MEANING = {
     ),
     "a team that does not exist": (
         f"keys:\n  a: {{sha256: '{'0' * 64}', team: b}}\n",
-        "2:89: keys.a.team: 'b' is no team; add it under teams, or remove it",
+        "2:89: keys.a.team: 'b' is not a team; add it under teams, or remove it",
     ),
     "a weight of a key in a team": (
         f"teams: {{b: {{}}}}\nkeys:\n  a: {{sha256: '{'0' * 64}', team: b, weight: 2}}\n",

@@ -44,13 +44,13 @@ def test_a_secret_has_one_name() -> None:
 def test_a_team_must_exist(team: str, cure: str) -> None:
     (problem,) = problems(FILE.replace("team: blue", f"team: {team}"))
     assert problem.startswith("f.yaml:5:")
-    assert problem.endswith(f" keys.anna.team: '{team}' is no team; {cure}")
+    assert problem.endswith(f" keys.anna.team: '{team}' is not a team; {cure}")
 
 
 @pytest.mark.parametrize("text", ["plain secret", "abc", ANNA[:-1], f"{ANNA}0"])
 def test_a_digest_that_is_no_sha256_is_refused_without_being_shown(text: str) -> None:
     (problem,) = problems(f"keys: {{anna: {{sha256: {text}}}}}")
-    assert "no SHA-256 of 64 hex digits" in problem
+    assert "is not a SHA-256 of 64 hex digits" in problem
     assert text not in problem
 
 

@@ -112,13 +112,6 @@ def test_identities_are_the_traits_that_rules_name() -> None:
     assert Asker(None, client="10.0.0.1").identity("key") == "10.0.0.1"
 
 
-def test_traits_outlast_the_request() -> None:
-    asker, known = (Asker(OPENINGS["Ollama's chat"], client="c") for _ in range(2))
-    asker.forget_request()
-    assert asker.conversation == known.conversation
-    assert asker.user == "c"
-
-
 def test_the_digest_of_a_long_opening_covers_its_begin() -> None:
     long = ["x" * 20_000 + end for end in ("a", "b")]
     first, second = (Asker(decode_generate(encoded(prompt=text))).conversation for text in long)

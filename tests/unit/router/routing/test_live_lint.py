@@ -68,7 +68,7 @@ def test_a_fallback_that_is_no_entry_and_not_served(fallback: Any, path: tuple[A
     assert remarks(models={"m": {"serve": "org/y", "fallback": fallback}}) == [
         Remark(
             ("models", "m", "fallback", *path),
-            "'nobody' is no entry, and no live worker serves it; start a worker, or correct the name",
+            "'nobody' is not an entry, and no live worker serves it; start a worker, or correct the name",
         )
     ]
 
