@@ -30,8 +30,11 @@ _CHARACTERS = {
     "model": "letters, digits, '_', '-' and '.'",
     "tag": "letters, digits, '_', '-' and '.'",
 }
-_PLAIN = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,79})(?::([A-Za-z0-9_][A-Za-z0-9_.-]{0,79}))?\Z")
-"""Most names: a model and a tag, which need no parts."""
+_PLAIN = re.compile(
+    r"(?:([A-Za-z0-9_][A-Za-z0-9_-]{0,79})/)?([A-Za-z0-9_][A-Za-z0-9_.-]{0,79})"
+    r"(?::([A-Za-z0-9_][A-Za-z0-9_.-]{0,79}))?\Z"
+)
+"""Most names: a namespace, a model and a tag, whose parts need no further checks."""
 _SOURCES = ("local", "cloud")
 """Ends of the names that may have a suffix for the source."""
 _LIBRARY = f"{DEFAULT_HOST}/{DEFAULT_NAMESPACE}/"
@@ -93,7 +96,7 @@ def parse(text: str) -> Name:
     """
     plain = _PLAIN.match(text)
     if plain and not text.lower().endswith(_SOURCES):
-        return Name(DEFAULT_HOST, DEFAULT_NAMESPACE, plain[1], plain[2] or DEFAULT_TAG)
+        return Name(DEFAULT_HOST, plain[1] or DEFAULT_NAMESPACE, plain[2], plain[3] or DEFAULT_TAG)
     base, source = _split_source(text)
     name = _parse_parts(base, given=text)
     if source != "cloud":
@@ -118,7 +121,8 @@ def lookup_key(text: str) -> str:
 def _key(text: str) -> str:
     plain, lower = _PLAIN.match(text), text.lower()
     if plain and not lower.endswith(_SOURCES):
-        return f"{_LIBRARY}{lower}" if plain[2] else f"{_LIBRARY}{lower}:{DEFAULT_TAG}"
+        full = f"{DEFAULT_HOST}/{lower}" if plain[1] else f"{_LIBRARY}{lower}"
+        return full if plain[3] else f"{full}:{DEFAULT_TAG}"
     try:
         return parse(text).key
     except InvalidName:

@@ -10,6 +10,7 @@ import os
 import pickle
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 
 from vllama_pool.config.routing.table import RoutingTable
 
@@ -37,7 +38,7 @@ class LastTable:
     def keep(self, table: RoutingTable) -> None:
         if self._descriptor is None:
             return
-        data = pickle.dumps(table, pickle.HIGHEST_PROTOCOL)
+        data = pickle.dumps(replace(table, known={}), pickle.HIGHEST_PROTOCOL)
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, hashlib.sha256(data).digest() + data, 0)
 

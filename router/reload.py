@@ -152,7 +152,7 @@ class Reloader:
     def _compile(self) -> _Reading:
         watched = Watched((self._file,))
         try:
-            table = load(self._file)
+            table = load(self._file, previous=self._live)
             watched = Watched(table.files, table.patterns)
             _refuse_empty(table)
             return _Reading(table, watched, tuple(part(table) for part in self._parts))

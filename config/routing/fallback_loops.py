@@ -28,13 +28,14 @@ def fallback_loops(document: Document) -> list[Problem]:
     models = document.value.get("models")
     entries = {str(name): entry for name, entry in models.items()} if isinstance(models, dict) else {}
     entries = {name: entry for name, entry in entries.items() if isinstance(entry, dict)}
-    if not any("fallback" in entry for entry in entries.values()):
+    falling = {name: entry for name, entry in entries.items() if "fallback" in entry}
+    if not falling:
         return []
     owner_of = _owners(entries)
     problems: dict[frozenset[str], Problem] = {}
-    by_reason = any(isinstance(entry.get("fallback"), dict) for entry in entries.values())
+    by_reason = any(isinstance(entry["fallback"], dict) for entry in falling.values())
     for reason in REASONS if by_reason else REASONS[:1]:
-        edges = {name: list(_edges(name, entry, reason, owner_of)) for name, entry in entries.items()}
+        edges = {name: list(_edges(name, entry, reason, owner_of)) for name, entry in falling.items()}
         for names, path in find_loops(edges):
             problem = Problem(document.value_place(path), dotted(path), _describe(names))
             problems.setdefault(frozenset(names), problem)

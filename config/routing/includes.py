@@ -6,12 +6,14 @@ import hashlib
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
+from types import MappingProxyType
 
 from vllama_pool.config.routing import yaml_document
 from vllama_pool.config.routing.include_paths import IncludeFolder, InvalidInclude
 from vllama_pool.config.routing.kinds import kind
+from vllama_pool.config.routing.known_entries import KnownText
 from vllama_pool.config.routing.places import Path, Place, Problem, dotted
 from vllama_pool.config.routing.sections import unite
 from vllama_pool.config.routing.yaml_document import MAX_BYTES, Document
@@ -19,6 +21,7 @@ from vllama_pool.config.routing.yaml_nodes import Mapping as MappingNode
 from vllama_pool.config.routing.yaml_nodes import Scalar, Sequence
 
 MAX_FILES = 200
+NOTHING_KNOWN: Mapping[str, KnownText] = MappingProxyType({})
 _TRIES = 3
 
 
@@ -31,12 +34,17 @@ class Reading:
     """Absolute patterns of includes."""
     revision: str
     """12 hex digits of the SHA-256 over all files."""
+    documents: tuple[Document, ...] = ()
+    """Of each file that could be read."""
 
 
-def read(first: FilePath, environment: Mapping[str, str]) -> Reading:
-    """Read a file and its includes; problems are in the document. Files that change meanwhile are read again."""
+def read(first: FilePath, environment: Mapping[str, str], known: Mapping[str, KnownText] = NOTHING_KNOWN) -> Reading:
+    """Read a file and its includes; problems are in the document. Files that change meanwhile are read again.
+
+    `known`: entries that need not be read again, by their file. Raises NotKnown, if there are such.
+    """
     for _ in range(_TRIES):
-        reader = _Reader(first, environment)
+        reader = _Reader(first, environment, known)
         reader.read()
         if reader.is_current():
             break
@@ -63,9 +71,11 @@ class _Include:
 class _Reader:
     _first: FilePath
     _environment: Mapping[str, str]
+    _known: Mapping[str, KnownText]
     _document: Document = field(init=False)
     _folder: IncludeFolder = field(init=False)
     _contents: list[bytes] = field(default_factory=list)
+    _documents: list[Document] = field(default_factory=list)
     _signatures: dict[str, object] = field(default_factory=dict)
     """Files and their state when they were read."""
     _patterns: list[str] = field(default_factory=list)
@@ -92,7 +102,7 @@ class _Reader:
     def reading(self) -> Reading:
         digest = hashlib.sha256(b"\0".join(self._contents)).hexdigest()
         files = tuple(FilePath(self._shown(path)) for path in self._signatures)
-        return Reading(self._document, files, tuple(self._patterns), digest[:12])
+        return Reading(self._document, files, tuple(self._patterns), digest[:12], tuple(self._documents))
 
     def _include_all(self, document: Document, path: str, chain: tuple[str, ...]) -> None:
         listed = document.node(("include",))
@@ -161,7 +171,10 @@ class _Reader:
     def _parse(self, path: str) -> Document:
         data = self._bytes(path)
         self._contents.append(data)
-        return yaml_document.parse(data, self._shown(path), self._environment)
+        shown = self._shown(path)
+        document = yaml_document.parse(data, shown, self._environment, known=self._known.get(shown))
+        self._documents.append(replace(document))  # the first one's tree is united with those of the others
+        return document
 
     def _bytes(self, path: str) -> bytes:
         self._signatures[path] = _signature(path)

@@ -11,6 +11,15 @@ from vllama_pool.config.redaction import redacted
 Path = tuple[str | int, ...]
 """Keys and list indices from the top to a value."""
 
+Branch = dict[str | int | None, "int | Branch | EntryPlaces"]
+"""Places of keys and items. One with more below it is a branch, which has its own place under None.
+
+A place is one number: the garbage collector visits objects, and a large table has tens of thousands of places.
+"""
+EntryPlaces = tuple[int, Branch]
+"""The place of a model's key, and those below it. Their lines count from the key's line, so that they stay true when
+the entry moves."""
+
 
 class Place(NamedTuple):
     """Line and column count from 1; line 0 is the whole file."""

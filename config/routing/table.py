@@ -15,15 +15,17 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllama_pool.config.routing.places import Path as KeyPath
 from vllama_pool.config.routing.places import Place, Problem
 
 if TYPE_CHECKING:
     from vllama_pool.config.routing.includes import Reading
+    from vllama_pool.config.routing.known_entries import KnownText
     from vllama_pool.config.routing.model_entry import ModelEntry
     from vllama_pool.config.routing.schema import RoutingFile, WorkerEntry
+    from vllama_pool.config.routing.yaml_document import Document
 
 __all__ = ["DEFAULT_FILE", "LEAST_LOAD", "KeyPath", "Place", "Problem", "RoutingError", "RoutingTable", "load", "parse"]
 
@@ -57,6 +59,8 @@ class RoutingTable:
     """The file, and those that it includes."""
     patterns: tuple[str, ...] = field(default=(), compare=False)
     """Absolute glob patterns of its includes: further files may come to match them."""
+    known: Mapping[str, KnownText] = field(default_factory=dict, compare=False, repr=False)
+    """Entries that the next reading of a file may keep, by the file."""
 
     @property
     def models(self) -> Mapping[str, ModelEntry]:
@@ -94,15 +98,34 @@ class RoutingError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-def load(path: Path, environment: Mapping[str, str] | None = None) -> RoutingTable:
+def load(
+    path: Path, environment: Mapping[str, str] | None = None, *, previous: RoutingTable | None = None
+) -> RoutingTable:
     """Read a routing file and its includes. Raises RoutingError, also if the file cannot be read.
 
-    `environment` has the values of `${NAME}`; left out, it is the environment of the process.
+    `environment` has the values of `${NAME}`; left out, it is the environment of the process. `previous`: a table whose
+    entries are kept where their text is unchanged. The result is the same as without it.
     """
     from vllama_pool.config.routing import includes
 
+    environment = os.environ if environment is None else environment
     with _without_collections():
-        return _table(includes.read(path, os.environ if environment is None else environment))
+        if previous is not None and previous.known:
+            table = _changed_table(path, environment, previous)
+            if table is not None:
+                return table
+        return _table(includes.read(path, environment))
+
+
+def _changed_table(path: Path, environment: Mapping[str, str], previous: RoutingTable) -> RoutingTable | None:
+    """Return None for files that are to be read as a whole, among them all that have problems."""
+    from vllama_pool.config.routing import includes
+    from vllama_pool.config.routing.known_entries import NotKnown
+
+    try:
+        return _table(includes.read(path, environment, previous.known))
+    except (NotKnown, RoutingError):
+        return None
 
 
 def parse(data: bytes, file: str = "routing.yaml", environment: Mapping[str, str] | None = None) -> RoutingTable:
@@ -133,7 +156,7 @@ def _table(reading: Reading) -> RoutingTable:
     from pydantic import ValidationError
 
     from vllama_pool.config.routing import checks, messages
-    from vllama_pool.config.routing.schema import RoutingFile
+    from vllama_pool.config.routing.known_entries import known_text
     from vllama_pool.config.routing.yaml_document import MAX_PROBLEMS
     from vllama_pool.config.routing.yaml_places import Places
 
@@ -142,7 +165,7 @@ def _table(reading: Reading) -> RoutingTable:
     problems: list[Problem] = []
     entries = None
     try:
-        entries = RoutingFile.model_validate(value)
+        entries = _validated(document, value)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         problems += [messages.problem_for(each, document) for each in errors[:MAX_PROBLEMS]]
@@ -155,4 +178,27 @@ def _table(reading: Reading) -> RoutingTable:
         raise RoutingError(
             document.file, hidden, files=reading.files, patterns=reading.patterns, revision=reading.revision
         )
-    return RoutingTable(entries, Places(document.root), reading.revision, reading.files, reading.patterns)
+    places = Places(document.root)
+    known = {
+        each.file: text
+        for each in reading.documents
+        if (text := known_text(each.text, each.root, entries.models or {}, places)) is not None
+    }
+    return RoutingTable(entries, places, reading.revision, reading.files, reading.patterns, known)
+
+
+def _validated(document: Document, value: Any) -> RoutingFile:
+    """Validate the values but those of known entries. Raises ValidationError."""
+    from vllama_pool.config.routing.schema import RoutingFile
+    from vllama_pool.config.routing.yaml_nodes import KnownEntry
+    from vllama_pool.config.routing.yaml_nodes import Mapping as MappingNode
+
+    node = document.node(("models",))
+    models = node.items if isinstance(node, MappingNode) else {}
+    known = {name: each.model for name, each in models.items() if isinstance(each, KnownEntry)}
+    if not known:
+        return RoutingFile.model_validate(value)
+    unknown = {name: each.value for name, each in models.items() if name not in known}
+    entries = RoutingFile.model_validate({**value, "models": unknown})
+    read = entries.models or {}
+    return entries.model_copy(update={"models": {name: known.get(name) or read[name] for name in models}})

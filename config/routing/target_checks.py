@@ -17,9 +17,10 @@ _Targets = list[tuple[Path, str]]
 
 
 def target_problems(document: Document, key_of: KeyOf) -> Iterator[Problem]:
-    known = {key_of(name): (name, targets(name, entry)) for name, entry in entries(document)}
+    targets_of = {name: targets(name, entry) for name, entry in entries(document)}
+    known = {key_of(name): (name, own) for name, own in targets_of.items()}
     for name, entry in entries(document):
-        own = targets(name, entry)
+        own = targets_of[name]
         yield from _twice(document, own, key_of)
         yield from _chained(document, name, own, known, key_of)
         yield from _captures(document, name, [*own, *fallbacks(name, entry)])
@@ -42,8 +43,10 @@ def _twice(document: Document, own: _Targets, key_of: KeyOf) -> Iterator[Problem
 
 def _workers_at(document: Document, path: Path) -> str:
     """The same model may be listed for different workers."""
-    item = document.node(path[:-1])
-    return repr(mapping_of(item.value).get("workers")) if item and path[-1] == "model" else "None"
+    item = document.value
+    for part in path[:-1]:
+        item = item[part]
+    return repr(mapping_of(item).get("workers")) if path[-1] == "model" else "None"
 
 
 def _chained(
@@ -69,7 +72,7 @@ def _captures(document: Document, name: str, texts: _Targets) -> Iterator[Proble
     """Find `{1}` and so on without a `*` that they stand for."""
     stars = name.count("*")
     for path, text in texts:
-        number = max((int(found) for found in _CAPTURE.findall(text)), default=0)
+        number = max(map(int, _CAPTURE.findall(text)), default=0) if "{" in text else 0
         if number > stars and text != name:
             few = f"has {stars} of them" if stars else "has none"
             message = f"{{{number}}} stands for a '*' of the entry's name, which {few}; correct it"

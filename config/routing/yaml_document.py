@@ -15,6 +15,7 @@ import yaml
 
 from vllama_pool.config.routing import variables, yaml_nodes, yaml_scalars
 from vllama_pool.config.routing.kinds import kind
+from vllama_pool.config.routing.known_entries import KnownText
 from vllama_pool.config.routing.places import InvalidYaml, Path, Place, Problem, dotted
 from vllama_pool.config.routing.yaml_nodes import Node, Scalar
 from vllama_pool.config.routing.yaml_parser import (
@@ -41,6 +42,7 @@ class Document:
     file: str
     root: Node | None = None
     problems: list[Problem] = field(default_factory=list)
+    text: str = ""
     variables: dict[str, str] = field(default_factory=dict)
     """Values that came from the environment -> the texts in the file. Messages may show the latter only."""
 
@@ -85,15 +87,24 @@ def child_of(node: Node | None, part: str | int) -> Node | None:
 
 
 def parse(
-    data: bytes, file: str, environment: Mapping[str, str] = NO_VARIABLES, *, parser: type[Any] = FASTEST
+    data: bytes,
+    file: str,
+    environment: Mapping[str, str] = NO_VARIABLES,
+    *,
+    known: KnownText | None = None,
+    parser: type[Any] = FASTEST,
 ) -> Document:
-    """Parse one YAML document. Problems are in `problems`; nothing is raised."""
+    """Parse one YAML document. Problems are in `problems`. Raises NotKnown, if `known` entries are given."""
     document = Document(file)
     try:
-        root = _compose(_text(data, file), file, parser)
+        text = document.text = _text(data, file)
+        skipped = known.skip(text) if known is not None else None
+        root = _compose(text if skipped is None else skipped.text, file, parser)
         if root is not None:
             _Reader(document, environment).read(root)
             document.root = root
+        if skipped is not None:
+            skipped.restore(root, file)
     except InvalidYaml as error:
         document.root = None
         document.problems.append(error.problem)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from vllama_pool.config.routing.places import InvalidYaml, Place, Problem
+from vllama_pool.config.routing.places import Branch, InvalidYaml, Place, Problem
 from vllama_pool.config.routing.yaml_parser import EventParser
+
+if TYPE_CHECKING:
+    from vllama_pool.config.routing.model_entry import ModelEntry
 
 MAX_DEPTH = 64
 MAX_VALUES = 500_000
@@ -53,6 +56,19 @@ class Mapping:
     keys: dict[str, Place] = field(default_factory=dict)
     size: int = 1
     is_read: bool = False
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class KnownEntry(Mapping):
+    """A model's entry that was read and validated before, from the same text. It has no nodes, and the place that it
+    had then."""
+
+    name: str
+    model: ModelEntry
+    places: Branch
+    """Below its key; they do not depend on the entry's own place."""
+    has_alias: bool
+    """It may refer to anchors above the models."""
 
 
 Node = Scalar | Sequence | Mapping

@@ -65,7 +65,7 @@ class ModelRoutes:
     ) -> None:
         """`policy` applies to models outside the table. `virtual`: live virtual models by `lookup_key`. `previous`: the
         routes before a reload, whose policies keep their state where the entry did not change them."""
-        self.rules = Rules(table)
+        self.rules: Rules = Rules(table, previous.rules if previous is not None else None)
         self.revision = table.revision
         self._virtual = virtual if virtual is not None else {}
         self._rng = rng

@@ -35,8 +35,8 @@ class Rule:
     """One entry of the table."""
 
     __slots__ = (
-        *("aliases", "defaults", "entry", "follows_name", "is_pattern", "key", "name", "place", "reads_asker", "seeds"),
-        *("shadow", "targets", "varies"),
+        *("aliases", "defaults", "entry", "follows_name", "is_pattern", "key", "keys", "name", "place", "reads_asker"),
+        *("seeds", "shadow", "targets", "varies"),
     )
 
     def __init__(self, name: str, entry: ModelEntry, place: Place | None) -> None:
@@ -47,6 +47,8 @@ class Rule:
         self.is_pattern = is_pattern(name)
         self.key = lookup_key(name)
         self.aliases = tuple(alias.strip() for alias in entry.aliases or ())
+        self.keys = (self.key, *map(lookup_key, self.aliases))
+        """Of its names."""
         self.targets: tuple[Target, ...] = entry.targets(name)
         self.defaults = Defaults.of(entry)
         self.shadow = entry.shadow
@@ -68,6 +70,16 @@ class Rule:
     @property
     def names(self) -> tuple[str, ...]:
         return (self.name, *self.aliases)
+
+    def moved(self, place: Place | None) -> Rule:
+        """Return the same rule at another place in the file."""
+        if place == self.place:
+            return self
+        rule = Rule.__new__(Rule)
+        for slot in Rule.__slots__:
+            setattr(rule, slot, getattr(self, slot))
+        rule.place = place
+        return rule
 
 
 class Match(NamedTuple):
@@ -103,19 +115,23 @@ class Match(NamedTuple):
 class Rules:
     """Immutable. A lookup takes a few microseconds for thousands of rules, and keeps nothing."""
 
-    def __init__(self, table: RoutingTable) -> None:
-        places = table.places
-        rules = [Rule(name.strip(), entry, places.get(("models", name))) for name, entry in table.models.items()]
+    def __init__(self, table: RoutingTable, previous: Rules | None = None) -> None:
+        """`previous`: rules of another table. Those of the same entries are taken over."""
+        before = previous.by_name if previous is not None else {}
+        rules = [
+            _rule(name.strip(), entry, table.places.get(("models", name)), before)
+            for name, entry in table.models.items()
+        ]
         self.exact: Sequence[Rule] = tuple(rule for rule in rules if not rule.is_pattern)
         """In the file's order."""
         self.patterns: Sequence[Rule] = tuple(rule for rule in rules if rule.is_pattern)
         self._spelled: dict[str, Match] = {}
         self._by_key: dict[str, Match] = {}
         for rule in rules:
-            match = Match(rule)
-            for name in rule.names if not rule.is_pattern else rule.aliases:
+            match, first = Match(rule), int(rule.is_pattern)
+            for name, key in zip(rule.names[first:], rule.keys[first:], strict=True):
                 self._spelled.setdefault(name, match)
-                self._by_key.setdefault(lookup_key(name), match)
+                self._by_key.setdefault(key, match)
         self._index = PatternIndex((rule.name, rule) for rule in self.patterns)
 
     def __repr__(self) -> str:
@@ -174,6 +190,11 @@ class Rules:
             return match.rule.reads_asker
         names = {each for reason in REASONS for each in self.chain_of(match, key, reason)}
         return any(found.rule.reads_asker for each in names if (found := self.find(each)) is not None)
+
+
+def _rule(name: str, entry: ModelEntry, place: Place | None, before: Mapping[str, Rule]) -> Rule:
+    rule = before.get(name)
+    return rule.moved(place) if rule is not None and rule.entry is entry else Rule(name, entry, place)
 
 
 def _key(match: Match | None, name: str) -> str:

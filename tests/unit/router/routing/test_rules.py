@@ -3,12 +3,13 @@
 import itertools
 import random
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.support.tables import routing_table
 from vllama_pool.config.names import lookup_key
-from vllama_pool.config.routing.table import Place, RoutingTable
+from vllama_pool.config.routing.table import Place, RoutingTable, load
 from vllama_pool.router.routing.rules import Rules
 
 TABLE = routing_table(
@@ -128,3 +129,23 @@ def test_looking_a_name_up_takes_microseconds_with_thousands_of_entries_and_hund
         return (time.thread_time() - started) / len(made)
 
     assert min(batch() for _ in range(5)) < 50e-6
+
+
+def test_rules_of_entries_that_a_reload_keeps_are_taken_over_with_their_new_places(tmp_path: Path) -> None:
+    file = tmp_path / "routing.yaml"
+    text = "models:\n" + "".join(f"  m{n}: {{serve: s{n}, aliases: [a{n}]}}\n" for n in range(4)) + "  'm*': {}\n"
+    file.write_text(text)
+    before = load(file)
+    file.write_text(text.replace("  m1:", "# a line more\n  m1:").replace("s2", "other"))
+    after = load(file, previous=before)
+    first, fresh = Rules(before), Rules(after)
+    second = Rules(after, first)
+    assert [rule.name for rule in second.exact] == [rule.name for rule in fresh.exact]
+    assert [rule.place for rule in second.by_name.values()] == [rule.place for rule in fresh.by_name.values()]
+    assert [first.by_name[f"m{n}"].place for n in range(4)] == [Place(str(file), n + 2, 3) for n in range(4)]
+    for name in ("m0", "a0", "m1:latest", "a2", "m3", "mx", "unknown"):
+        assert (second.find(name) is None) == (fresh.find(name) is None)
+        if fresh.find(name) is not None:
+            assert served(name, second) == served(name, fresh)
+    kept = [second.by_name[f"m{n}"].defaults is first.by_name[f"m{n}"].defaults for n in range(4)]
+    assert kept == [False, True, False, True]  # a comment belongs to the entry above it
