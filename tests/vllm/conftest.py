@@ -198,7 +198,7 @@ def smollm2_vllm(servers: Servers, smollm2: Path) -> VllmServer:
     return servers.get(Spec("smollm2:135m", smollm2, flags))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_qwen3_spec(tiny_qwen3: Path) -> Spec:
     return Spec("tiny-qwen3", tiny_qwen3, ("--max-model-len", "1024", *METRICS, *TOOLS))
 

@@ -1,39 +1,85 @@
-"""Conversations on two replicas with prefix caches: the hits by vLLM's own counters, and the spread of the load."""
+"""Conversations on two replicas with prefix caches: the hits by vLLM's own counters, and the load of each replica."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.support.fleet.live import Fleet, fleet
 from tests.support.tables import routing_table
+from tests.support.until import auntil
 from tests.support.vllm.servers import Servers, Spec, VllmServer
+
+# The mark puts these tests into the server's group: fixtures of the module cannot name it.
+pytestmark = [pytest.mark.usefixtures("tiny_qwen3_vllm"), pytest.mark.asyncio(loop_scope="module")]
 
 SYSTEM = "You answer questions about a list of words."
 """Of all conversations."""
 WORDS = ("room", "clerk", "door", "stamp", "year", "tower")
-CONVERSATIONS = 20
-TURNS = 3
-CLIENTS = 6
-"""Conversations that are held at the same time."""
+BOUND = 1.25
+"""The default of prefix-affinity."""
+SAMPLING_INTERVAL = 0.05
 _COUNTER = re.compile(r"^vllm:prefix_cache_(queries|hits)_total\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)
+_GAUGE = re.compile(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)
 
 
-@pytest.fixture
-def replicas(servers: Servers, tiny_qwen3_spec: Spec, tiny_qwen3_vllm: VllmServer) -> Iterator[tuple[VllmServer, ...]]:
-    """Two servers of one model. vLLM caches prefixes by default."""
+@pytest.fixture(scope="module")
+def replicas(servers: Servers, tiny_qwen3_spec: Spec) -> Iterator[tuple[VllmServer, ...]]:
+    """Two servers of one model, of which other modules use the first. vLLM caches prefixes by default."""
+    first = servers.get(tiny_qwen3_spec)
     other = servers.get(replace(tiny_qwen3_spec, env=(("REPLICA", "2"),)), own=True)
-    yield tiny_qwen3_vllm, other
+    yield first, other
     other.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory, replicas: tuple[VllmServer, ...]) -> AsyncIterator[Fleet]:
+    """A router whose models differ in their policy only."""
+    table = routing_table(
+        models={
+            "by-load": {"serve": "tiny-qwen3"},
+            "by-prefix": {"serve": "tiny-qwen3", "policy": "prefix-affinity"},
+            "bounded": {"serve": "tiny-qwen3", "policy": "prefix-affinity"},
+            "unbounded": {"serve": "tiny-qwen3", "policy": {"type": "prefix-affinity", "bound": 100}},
+        },
+        workers=[{"url": server.url, "name": name, "slots": 64} for name, server in zip("ab", replicas, strict=True)],
+    )
+    async with fleet(tmp_path_factory.mktemp("router"), {}, table=table) as one:
+        one.http.timeout = httpx.Timeout(120)
+        yield one
+
+
+@dataclass(frozen=True)
+class Chats:
+    conversations: int
+    turns: int
+    clients: int
+    """Conversations that are held at the same time."""
+    answer: int
+    """Tokens."""
+    alike: int = 0
+    """Conversations of ten that begin with the same document."""
+
+    @property
+    def requests(self) -> int:
+        return self.conversations * self.turns
+
+
+DIFFERENT = Chats(conversations=20, turns=3, clients=6, answer=8)
+SKEWED = Chats(conversations=40, turns=2, clients=12, answer=40, alike=7)
 
 
 @dataclass
@@ -44,6 +90,8 @@ class Figures:
     """Tokens of the prompts that were sent in the turn before."""
     requests: Counter[str] = field(default_factory=Counter)
     """By worker."""
+    peak: int = 0
+    """Most requests in one replica at the same time, by its own gauges."""
 
     @property
     def rate(self) -> float:
@@ -52,8 +100,22 @@ class Figures:
     def __str__(self) -> str:
         return (
             f"{self.rate:.0%} of {self.queries:.0f} tokens hit ({self.earlier / self.queries:.0%} were sent the turn "
-            f"before), requests {dict(self.requests)}"
+            f"before), requests {dict(self.requests)}, at most {self.peak} at a replica"
         )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The loads at the choice of a worker, with the request."""
+
+    load: int
+    """Of the chosen one."""
+    total: int
+    workers: int
+
+    @property
+    def limit(self) -> int:
+        return math.ceil(BOUND * self.total / self.workers)
 
 
 async def cached(servers: tuple[VllmServer, ...]) -> Counter[str]:
@@ -65,15 +127,37 @@ async def cached(servers: tuple[VllmServer, ...]) -> Counter[str]:
     return totals
 
 
-async def converse(running: Fleet, model: str, number: int, figures: Figures) -> None:
-    draw = random.Random(f"{model} {number}")
+@asynccontextmanager
+async def sampled(servers: tuple[VllmServer, ...], figures: Figures) -> AsyncIterator[None]:
+    """Note the peak of the servers' loads meanwhile."""
+
+    async def sample() -> None:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+            while True:
+                for server in servers:
+                    page = (await http.get(f"{server.url}/metrics")).text
+                    figures.peak = max(figures.peak, sum(int(float(value)) for value in _GAUGE.findall(page)))
+                await asyncio.sleep(SAMPLING_INTERVAL)
+
+    task = asyncio.get_running_loop().create_task(sample())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def converse(running: Fleet, model: str, number: int, chats: Chats, figures: Figures) -> None:
+    draw = random.Random(f"{model} {'document' if number % 10 < chats.alike else number}")
     messages: list[dict[str, Any]] = [{"role": "system", "content": f"{model}. {SYSTEM}"}]
     earlier = 0
-    for turn in range(TURNS):
+    for turn in range(chats.turns):
         words = " ".join(draw.choice(WORDS) for _ in range(5 if turn else 120))
-        messages.append({"role": "user", "content": f"Question {number}.{turn}: {words}?"})
+        messages.append({"role": "user", "content": f"{words}: question {number}.{turn}?"})
         request_id = f"{model}-{number}-{turn}"
-        body = {"model": model, "messages": messages, "stream": False, "think": False, "options": {"num_predict": 8}}
+        options = {"num_predict": chats.answer}
+        body = {"model": model, "messages": messages, "stream": False, "think": False, "options": options}
         answer = await running.http.post("/api/chat", json=body, headers={"x-request-id": request_id})
         assert answer.status_code == 200, answer.text
         messages.append({"role": "assistant", "content": answer.json()["message"]["content"] or "-"})
@@ -82,37 +166,71 @@ async def converse(running: Fleet, model: str, number: int, figures: Figures) ->
         figures.requests[(await running.record(request_id))["worker"]] += 1
 
 
-async def measure(running: Fleet, model: str, replicas: tuple[VllmServer, ...]) -> Figures:
+async def measure(running: Fleet, model: str, replicas: tuple[VllmServer, ...], chats: Chats) -> Figures:
     figures = Figures()
     before = await cached(replicas)
-    waiting = iter(range(CONVERSATIONS))
+    waiting = iter(range(chats.conversations))
 
     async def client() -> None:
         for number in waiting:
-            await converse(running, model, number, figures)
+            await converse(running, model, number, chats, figures)
 
-    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    async with sampled(replicas, figures):
+        await asyncio.gather(*(client() for _ in range(chats.clients)))
     gained = await cached(replicas)
     gained.subtract(before)
     figures.queries, figures.hits = gained["queries"], gained["hits"]
     return figures
 
 
+async def until_scores_tell_loads(running: Fleet, model: str) -> None:
+    """Wait for the end of slow start. A worker's score is then its load with one more request."""
+
+    async def full_share() -> bool:
+        answer = await running.http.get("/admin/explain", params={"model": model})
+        return all(candidate["weight"] == 1 for candidate in answer.json()["candidates"])
+
+    await auntil(full_share, 20, "the end of slow start", interval=0.2)
+
+
+async def choices(running: Fleet, model: str) -> list[Choice]:
+    """Return the choices between several workers whose loads are known."""
+    found = []
+    for line in (await running.http.get("/admin/decisions")).content.splitlines():
+        decision = json.loads(line)
+        for attempt in decision["attempts"] if decision["requested"] == model else ():
+            scores = {worker["worker"]: worker["score"] for worker in attempt.get("compared", ())}
+            if scores and all(score == int(score) for score in scores.values()):  # a slow start makes fractions
+                total = int(sum(scores.values())) - len(scores) + 1
+                found.append(Choice(int(scores[attempt["worker"]]), total, len(scores)))
+    return found
+
+
 async def test_conversations_hit_the_prefix_cache_more_often_with_affinity_and_load_stays_even(
-    tmp_path: Path, replicas: tuple[VllmServer, ...], record_property: Any
+    running: Fleet, replicas: tuple[VllmServer, ...], record_property: Any
 ) -> None:
-    table = routing_table(
-        models={
-            "by-load": {"serve": "tiny-qwen3"},
-            "by-prefix": {"serve": "tiny-qwen3", "policy": "prefix-affinity"},
-        },
-        workers=[{"url": server.url, "name": name, "slots": 8} for name, server in zip("ab", replicas, strict=True)],
-    )
-    async with fleet(tmp_path, {}, table=table) as running:
-        running.http.timeout = httpx.Timeout(120)
-        by_load = await measure(running, "by-load", replicas)
-        by_prefix = await measure(running, "by-prefix", replicas)
+    by_load = await measure(running, "by-load", replicas, DIFFERENT)
+    by_prefix = await measure(running, "by-prefix", replicas, DIFFERENT)
     record_property("figure", f"prefix cache: least-load {by_load}; prefix-affinity {by_prefix}")
     assert by_prefix.rate > by_load.rate + 0.03, (by_load, by_prefix)
-    busiest, requests = max(by_load.requests.values()), CONVERSATIONS * TURNS
+    busiest, requests = max(by_load.requests.values()), DIFFERENT.requests
     assert max(by_prefix.requests.values()) <= busiest + 0.2 * requests, "a slower server gets fewer by load, too"
+
+
+async def test_no_choice_loads_a_replica_beyond_the_bound_though_most_chats_are_about_one_document(
+    running: Fleet, replicas: tuple[VllmServer, ...], record_property: Any
+) -> None:
+    unbounded = await measure(running, "unbounded", replicas, SKEWED)
+    await until_scores_tell_loads(running, "bounded")
+    bounded = await measure(running, "bounded", replicas, SKEWED)
+    made = await choices(running, "bounded")
+    at_limit = sum(choice.load == choice.limit for choice in made)
+    record_property(
+        "figure", f"skewed chats: unbounded {unbounded}; bounded {bounded}, {at_limit} choices at the limit"
+    )
+    share = max(unbounded.requests.values()) / SKEWED.requests
+    assert share > BOUND / len(replicas), "otherwise the chats are not skewed enough to tell"
+    assert [choice for choice in made if choice.load > choice.limit] == []
+    assert len(made) > SKEWED.requests / 2
+    if len(made) == SKEWED.requests:  # a replica that misses a probe leaves all requests to the other for a while
+        assert bounded.peak <= Choice(0, SKEWED.clients, len(replicas)).limit, "the replica's own count"
