@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,12 +14,21 @@ JSON = "application/json; charset=utf-8"
 _LESS, _GREATER, _AMPERSAND = b"<>&"
 """Numbers, which `in` finds in a third of the time that it takes for bytes."""
 
-_encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
+_encode, _encode_lines = _encoder.encode, _encoder.encode_lines
 
 
 def encode(value: Any) -> bytes:
     """Encode with Go's escapes (R040)."""
-    data = _encode(value)
+    return _escaped(_encode(value))
+
+
+def encode_lines(values: Sequence[Any]) -> bytes:
+    """Encode each value on its own line. The lines end in LF, which no value contains."""
+    return _escaped(_encode_lines(values))
+
+
+def _escaped(data: bytes) -> bytes:
     if _LESS in data or _GREATER in data or _AMPERSAND in data:
         data = data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
     if not data.isascii() and b"\xe2\x80" in data:

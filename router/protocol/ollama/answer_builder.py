@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllama_pool.router.protocol.json_lines import encode
+from vllama_pool.router.protocol.json_lines import encode, encode_lines
 from vllama_pool.router.protocol.ollama.blank_limit import BlankLimit
 from vllama_pool.router.protocol.ollama.chunks import Chunk, ChunkBuffer, FinalFields, ResponseWriter
 from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
@@ -167,10 +167,9 @@ class AnswerBuilder:
             self._texts += texts
             return b""
         before, after = self._before_text, self._writer.line_end
-        lines = encode(texts)[1:-1]
-        if len(texts) > 1:  # within a JSON string, no quote follows a comma without a backslash
-            lines = lines.replace(b'","', b'"' + after + before + b'"')
-        return b"".join((before, lines, after))
+        if len(texts) == 1:
+            return b"".join((before, encode(texts[0]), after))
+        return b"".join((before, encode_lines(texts)[:-1].replace(b"\n", after + before), after))
 
     def add(self, choice: api.VllmChoice) -> bytes:
         """Return the lines of an event, if any. Raises Aborted and InvalidAnswer."""

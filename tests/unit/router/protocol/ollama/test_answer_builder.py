@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from vllama_pool.router.protocol.ollama.answer_builder import Aborted, AnswerBuilder
 from vllama_pool.router.protocol.ollama.chat_response import ChatWriter
@@ -73,3 +75,12 @@ def test_an_unstreamed_answer_writes_no_lines() -> None:
     assert answer.add(choice(content="hi")) == b""
     assert answer.add(choice("stop", content="!")) == b""
     assert answer.finish_reason == "stop"
+
+
+@given(st.lists(st.text(min_size=1) | st.text('",\\\n[]a', min_size=1, max_size=3), min_size=1, max_size=6))
+@example([",", "b"])
+@example(["a", '",', "b"])
+def test_texts_that_arrive_together_get_a_line_each(texts: list[str]) -> None:
+    lines = builder().add_texts(texts)
+    assert lines == b"".join(builder().add_texts([text]) for text in texts)
+    assert [json.loads(line)["message"]["content"] for line in lines.split(b"\n")[:-1]] == texts
