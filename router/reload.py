@@ -1,7 +1,8 @@
 """Keeps the routing table of one router process in step with its file.
 
-A thread polls the files, and reads and compiles a table once they are completely written. The event loop then puts it
-into effect in one step. A table that is refused changes nothing but the state, which metrics and `vllama ps` show.
+A thread polls the files, and reads and compiles a table when they change. Once they have been at rest, and so are
+completely written, the event loop puts it into effect in one step. A table that is refused changes nothing but the
+state, which metrics and `vllama ps` show.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from msgspec.structs import replace
 from vllama_pool.config.printable import printable, shortlist
 from vllama_pool.config.redaction import redacted
 from vllama_pool.config.routing.table import Place, Problem, RoutingError, RoutingTable, load
-from vllama_pool.config.routing.watch import FileWatch, Watched
+from vllama_pool.config.routing.watch import CHANGING_INTERVAL, FileWatch, Watched
 from vllama_pool.router.last_table import LastTable
 from vllama_pool.router.telemetry.routing_file import FileProblem, RoutingFileState
 
@@ -133,11 +134,20 @@ class Reloader:
         asked = self._request.take()
         if asked or await loop.run_in_executor(thread, self._watch.poll):
             reading = await loop.run_in_executor(thread, self._read)
-            if reading is not None:
+            if reading is not None and (asked or await self._stays(thread)):
                 await self._judge(reading, asked)
         elif self._candidate is not None and loop.time() >= self._adopt_at:
             self._adopt_at = loop.time() + ADOPT_INTERVAL
             await self._adopt(self._candidate)
+
+    async def _stays(self, thread: ThreadPoolExecutor) -> bool:
+        """Wait until the files are at rest. Return False if they change again, and are to be read again."""
+        loop = asyncio.get_running_loop()
+        while not self._watch.is_at_rest:
+            await asyncio.sleep(CHANGING_INTERVAL)
+            if not await loop.run_in_executor(thread, self._watch.is_unchanged):
+                return False
+        return True
 
     # --- in the thread
 

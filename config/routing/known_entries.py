@@ -131,12 +131,16 @@ def known_text(text: str, root: Node | None, entries: Mapping[str, ModelEntry], 
         return None
     may_alias = not any("&" in part for part in parts)
     kept: dict[str, KnownEntry] = {}
+    nothing = MappingNode(models.place)  # shared: the garbage collector visits each object
     for (name, node), part in zip(models.items.items(), parts[:-1], strict=False):  # the end of the last is not certain
         if isinstance(node, KnownEntry):
             kept[part] = node
         elif isinstance(node, MappingNode) and not _DEPENDS.search(part) and (may_alias or _ALIAS not in part):
             kept[part] = KnownEntry(
-                place=node.place,
+                place=nothing.place,
+                nodes=nothing.nodes,
+                items=nothing.items,
+                keys=nothing.keys,
                 value=node.value,
                 size=node.size,
                 name=name,

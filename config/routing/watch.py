@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 QUIET = 0.25
-"""Seconds without a change after which a file counts as completely written."""
+"""Seconds without a change after which a file is at rest, and counts as completely written."""
 INTERVAL = 0.15
 """Seconds between two polls of files at rest."""
 CHANGING_INTERVAL = 0.05
@@ -75,6 +75,8 @@ class FileWatch:
         self._read: Mapping[Path, bytes] = {}
         self._began = 0.0
         self._changed_at = clock()
+        self._was_at_rest = False
+        """Before the latest change."""
         self._distrust_until = clock() + DISTRUST
         self.begin()
 
@@ -84,9 +86,9 @@ class FileWatch:
         return INTERVAL if _digests(self._latest) == self._read else CHANGING_INTERVAL
 
     @property
-    def changing_for(self) -> float:
-        """Seconds since the latest change of the files' contents."""
-        return self._clock() - self._changed_at
+    def is_at_rest(self) -> bool:
+        """True if the contents have not changed for QUIET, as of the latest look."""
+        return self._changed_at + QUIET <= self._clock()
 
     def begin(self) -> None:
         """Mark the files as they are now as read. Call it before they are read."""
@@ -114,9 +116,12 @@ class FileWatch:
         return _digests(self._latest) == self._read
 
     def poll(self) -> bool:
-        """Return True if the contents differ from what was read, and have been the same for QUIET."""
+        """Return True if the contents differ from what was read, and may be complete.
+
+        They may be after the first change, as most files are written at once, and later when they are at rest.
+        """
         self._look()
-        return self._changed_at + QUIET <= self._clock() and _digests(self._latest) != self._read
+        return (self._was_at_rest or self.is_at_rest) and _digests(self._latest) != self._read
 
     def _look(self) -> None:
         now = self._clock()
@@ -125,6 +130,7 @@ class FileWatch:
         if self._latest != before:
             self._distrust_until = now + DISTRUST
         if _digests(self._latest) != _digests(before):
+            self._was_at_rest = self._changed_at + QUIET <= now
             self._changed_at = now
 
 

@@ -60,8 +60,7 @@ class Mapping:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class KnownEntry(Mapping):
-    """A model's entry that was read and validated before, from the same text. It has no nodes, and the place that it
-    had then."""
+    """A model's entry that was read and validated before, from the same text. It has neither nodes nor a place."""
 
     name: str
     model: ModelEntry

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.until import auntil
 from vllama_pool.config.routing.table import RoutingTable, load
-from vllama_pool.config.routing.watch import FileWatch, Watched
+from vllama_pool.config.routing.watch import QUIET, FileWatch, Watched
 from vllama_pool.router.last_table import LastTable
 from vllama_pool.router.reload import EMPTY, Fleet, Reloader, ReloadRequest, orphan_problem
 
@@ -95,6 +95,18 @@ async def test_a_changed_file_takes_effect(router: Router) -> None:
     assert state.revision == load(router.file).revision != before.revision
     assert (state.reloads, state.failures, state.problems) == (1, 0, ())
     assert before.loaded < state.loaded <= time.time()
+
+
+async def test_a_file_that_is_written_in_pieces_takes_effect_once_and_whole(router: Router) -> None:
+    with router.file.open("w") as out:
+        for piece in ("models:\n", "  a: {serve: half}\n", "  b: {serve: y}\n", "  c: {serve: y}\n"):
+            out.write(piece)
+            out.flush()
+            await asyncio.sleep(QUIET / 2)
+            assert router.applied == []
+    await auntil(lambda: router.applied)
+    assert [list(table.models) for table in router.applied] == [["a", "b", "c"]]
+    assert router.reloader.state.failures == 0
 
 
 async def test_a_refused_file_changes_nothing_but_the_state(router: Router) -> None:
