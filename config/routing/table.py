@@ -142,13 +142,18 @@ def parse(data: bytes, file: str = "routing.yaml", environment: Mapping[str, str
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Pause the garbage collector, which would walk the growing tree of a large file again and again."""
+    """Pause the garbage collector, which would walk the growing tree of a large file again and again.
+
+    At the end, what is left is walked once and becomes old. Otherwise it would be walked twice, the second time with
+    what is made of it.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_enabled:
+            gc.collect(1)
             gc.enable()
 
 

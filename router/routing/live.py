@@ -28,6 +28,7 @@ class LiveRoutes:
         self.next = routes = self._build(table, self.now)
 
         def apply() -> None:
+            self.now.forget()
             self.now = routes
 
         return apply

@@ -4,8 +4,9 @@ base. The result is kept per name until the models of the pool change."""
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllama_pool.config.names import MAX_CACHED_LENGTH, lookup_key
@@ -76,7 +77,8 @@ class ModelRoutes:
         self._policies = self._take_policies(previous)
         self._pool: Pool | None = None
         self._pool_version = 0
-        self._known = lru_cache(maxsize=MAX_NAMES)(self._look_up)
+        self._known = lru_cache(maxsize=MAX_NAMES)(partial(ModelRoutes._look_up, weakref.proxy(self)))
+        """The cache refers to these routes weakly: a cycle would leave a large table to the garbage collector."""
         self._shared: dict[Rule | Group, Known] = {}
         """By entry or served name, for all of their spellings."""
 
@@ -93,8 +95,7 @@ class ModelRoutes:
             raise UnknownModel(name)
         if pool is not self._pool or pool.version != self._pool_version:
             self._pool, self._pool_version = pool, pool.version
-            self._known.cache_clear()
-            self._shared.clear()
+            self.forget()
         known = self._known(name) if len(name) <= MAX_CACHED_LENGTH else self._look_up(name)
         if known.virtual is not None and self._virtual.get(known.virtual[0]) is not known.virtual[1]:
             self._known.cache_clear()
@@ -106,6 +107,11 @@ class ModelRoutes:
         if stand_in is None:
             raise resolution.no_worker(name)
         return stand_in
+
+    def forget(self) -> None:
+        """Forget the names resolved, which refer to these routes."""
+        self._known.cache_clear()
+        self._shared.clear()
 
     def find(self, name: str, pool: Pool, rights: Rights | None = None) -> ListedModel | None:
         """Find a model by any of its names, in any state. None for one that `rights` exclude."""

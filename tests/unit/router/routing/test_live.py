@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 
 from tests.support.balance import Clock, found, ids, pool_of
 from tests.support.tables import routing_table
@@ -41,3 +43,16 @@ def test_requests_in_flight_still_find_the_fallbacks_of_replaced_routes() -> Non
     fallback = resolution.next("error", ())
     assert fallback is not None
     assert ids(fallback.replicas) == ["b"]
+
+
+def test_replaced_routes_are_freed_without_the_garbage_collector() -> None:
+    """Those of a large table would pause the event loop while it walks them."""
+    tables = [routing_table(models={"m": {"serve": served}}) for served in ("x", "y")]
+    live = LiveRoutes(tables[0], lambda table, before: ModelRoutes(table, random.Random(1), previous=before))
+    replaced = weakref.ref(live())
+    gc.disable()
+    try:
+        live.prepare(tables[1])()
+        assert replaced() is None
+    finally:
+        gc.enable()
