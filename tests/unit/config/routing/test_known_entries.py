@@ -214,6 +214,55 @@ def test_edited_includes_are_read_as_without_what_is_known(
         assert found == outcome(files[0], None)[1]
 
 
+PLAIN = "  m2: {serve: y}\n"
+PAIRS = {
+    "entries become a part of a text in quotes": (
+        ["  m1: {serve: x}\n", PLAIN, "  m3: {serve: z}\n"],
+        ['  m1: {serve: "x\n', PLAIN, '  z"}\n'],
+    ),
+    "entries become a part of a block of text": (
+        ["  m1: {serve: x}\n", PLAIN, "  m3: {serve: z}\n"],
+        ["  m1: {serve: x, system:\n", PLAIN, "  z}\n"],
+    ),
+    "an anchor of another entry changes": (
+        ["  m1: {limits: &a {concurrency: 4}}\n", "  m2: {limits: *a}\n", PLAIN.replace("m2", "m3")],
+        ["  m1: {limits: &a {concurrency: 5}}\n", "  m2: {limits: *a}\n", PLAIN.replace("m2", "m3")],
+    ),
+    "an anchor of another entry is set twice": (
+        ["  m1: {limits: &a {concurrency: 4}}\n", PLAIN, "  m3: {}\n"],
+        ["  m1: {limits: &a {concurrency: 4}}\n", PLAIN, "  m3: {limits: &a {concurrency: 5}}\n"],
+    ),
+    "the name of another entry is written twice": (
+        [PLAIN, "  m3: {serve: z}\n"],
+        [PLAIN, "  m2: {serve: z}\n"],
+    ),
+    "the last entry goes on at the left margin": (
+        ["  m1: {serve: x}\n", '  m2: {serve: "a\nworkers: [] #x"}\n'],
+        ["  m1: {serve: z}\n", '  m2: {serve: "a\nworkers: [] #x"}\n'],
+    ),
+    "the models become another section": (
+        ["  m1: {}\n", "  m2: {}\n"],
+        ["x-old:\n", "  m1: {}\n", "  m2: {}\n"],
+    ),
+    "a mark of our own is written": (
+        ["  m1: {serve: x}\n", PLAIN, "  m3: {serve: z}\n"],
+        ["  m1: {serve: x}\n", "  ~known-0~:\n", PLAIN, "  m3: {serve: z}\n"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), PAIRS.values(), ids=PAIRS)
+def test_what_is_around_an_unchanged_text_counts(tmp_path: Path, before: list[str], after: list[str]) -> None:
+    assert_same(tmp_path / "r.yaml", ["models:\n" + "".join(before), "models:\n" + "".join(after)])
+
+
+def test_entries_with_variables_follow_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("models:\n  m1: {serve: 'org/${SIZE}'}\n  m2: {}\n  m3: {}\n")
+    first = load(file, {"SIZE": "8b"})
+    assert load(file, {"SIZE": "70b"}, previous=first).models["m1"].serve == "org/70b"
+
+
 CHANGED: dict[str, Callable[[str], str]] = {
     "a changed entry": lambda text: text.replace("org/served-3", "org/other"),
     "an entry more": lambda text: text.replace("models:\n", "models:\n  new: {serve: x}\n"),
