@@ -19,16 +19,12 @@ class Bound:
         """With `max_waiting` 0, a request needs a free slot."""
         self.max_waiting = max_waiting
         self.waiting = 0
+        """Changed by those who count: up after `check`, down when the response begins or the request fails."""
 
     def __repr__(self) -> str:
         return f"<Bound {self.waiting} waiting, {self.max_waiting} may>"
 
-    def acquire(self, resolution: Resolution) -> None:
-        """Raises ServerBusy at the limit; otherwise call `release` once."""
+    def check(self, resolution: Resolution) -> None:
+        """Raises ServerBusy if `waiting` requests fill it, and those beyond the model's slots do, too."""
         if self.waiting >= self.max_waiting and resolution.beyond_slots >= self.max_waiting:
             raise ServerBusy(BUSY, retry_after=RETRY_AFTER)
-        self.waiting += 1
-
-    def release(self) -> None:
-        """The response may begin, or the request failed."""
-        self.waiting -= 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllama_pool.router.admission.cap import Cap
 from vllama_pool.router.admission.output_cap import OutputCap
+from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.admission.tenant import Tenant
 from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.telemetry.usage import Usage
@@ -23,7 +23,7 @@ class Grant:
         team: str = "",
         *,
         rights: Rights | None = None,
-        caps: tuple[Cap, ...] = (),
+        caps: tuple[AdmissionQueue, ...] = (),
         output: OutputCap | None = None,
         tenant: Tenant | None = None,
         usage: Usage | None = None,

@@ -22,14 +22,15 @@ from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operati
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.fallback import first_able
+from vllama_pool.router.proxy.forward import Begin
 from vllama_pool.router.proxy.in_flight import ClientGone, InFlight
 from vllama_pool.router.proxy.shadow import Shadows
 from vllama_pool.router.routing.asker import Asker
+from vllama_pool.router.routing.live import LiveRoutes
 from vllama_pool.router.routing.resolution import Resolution, UnknownModel
-from vllama_pool.router.routing.resolve import ModelRoutes
-from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.routing.rules import Rule
 from vllama_pool.router.server.asgi import (
+    HEADERS,
     SCHEMA_WEIGHT,
     ClientDisconnected,
     Receive,
@@ -58,13 +59,10 @@ from vllama_pool.router.telemetry.request_record import (
 DECODED_INLINE = INLINE_BYTES // SCHEMA_WEIGHT
 """Bytes of a body that is decoded fast, even if it is one JSON schema."""
 
-Begin = Callable[[ForwardRequest, RequestRecord, ClientWriter, Callable[[], None]], InFlight]
-"""The signature of `Forwarder.begin`."""
-
 
 @dataclass(frozen=True, slots=True)
 class InferenceHandler:
-    routes: Callable[[], ModelRoutes]
+    routes: LiveRoutes
     pool: Pool
     begin: Begin
     clock: Clock
@@ -85,7 +83,7 @@ class InferenceHandler:
         record.operation = operation.name
         grant: Grant = scope.get(GRANT, self.anonymous)
         trace = None
-        if self.traces or TRACE in request_headers(scope):
+        if self.traces or TRACE in scope[HEADERS]:
             trace = begin_trace(scope, record, always=self.traces)
         try:
             body = await read_body(receive, self.body_limit)
@@ -93,107 +91,102 @@ class InferenceHandler:
             decode = operation.decode if operation.decode_form is None else _form_decoder(operation, scope)
             request = decode(body) if len(body) <= DECODED_INLINE else await decode_body(decode, body)
             record.requested, record.stream = request.model[:LOGGED_TEXT_LENGTH], request.stream
-            decision = self.decisions.begin(record, arrived, len(body))
-            resolution = self._resolve(operation, request.model, grant.rights, decision)
-            if trace is not None:
-                trace.rights = grant.rights
-                trace.rule = resolution.rule if resolution.asked is None else resolution.asked.resolution.rule
-            asker: Asker | None = None
-            if resolution.needs_asker:
-                asker = Asker(request, request_headers(scope), key=record.client, client=record.address)
-                resolution = _draw(resolution, asker, decision)
-            if request.streams_answer:
-                end_at_half_close(scope)
-            if resolution.asked is None:
-                direct = operation.check(request, resolution.info, resolution.defaults)
-            else:
-                resolution, direct = first_able(operation, request, resolution, asker)
-                _note_fallback(resolution, record)
-            use = self.expiry.begin(resolution.listed, request.keep_alive, arrived, self.clock.time_ns())
-            self.names.note(record.requested, arrived)
+            call, direct = self._route(operation, request, scope, Decision(record, arrived, len(body)), grant, trace)
+            use = self.expiry.begin(call.resolution.listed, request.keep_alive, arrived, self.clock.time_ns())
+            del request, body  # the prompt, which `call` forgets when the response begins
             try:
                 if direct is None:
-                    call = ForwardRequest(
-                        operation,
-                        request,
-                        resolution,
-                        arrived,
-                        len(body),
-                        decision,
-                        grant.caps,
-                        asker,
-                        grant.output,
-                        grant.tenant,
-                    )
-                    del request, body, asker  # the prompt, which `call` forgets when the response begins
-                    grant.usage.in_flight += 1
+                    in_flight, client_gone = self._begin(call, use, scope, send, trace)
+                    stop_watching = on_disconnect(scope, receive, client_gone)
                     try:
-                        direct = await self._forward(call, use, scope, receive, send, record, trace)
+                        direct = await in_flight.run()
                     finally:
+                        stop_watching()
+                        in_flight.close()
                         grant.usage.in_flight -= 1
             finally:
-                self._end(use)  # before the client has a direct response, and may ask for /api/ps
+                if use.model is not None:
+                    self._end(use)  # before the client has a direct response, and may ask for /api/ps
             if direct is not None:
                 record.status, record.outcome = direct.status, "complete"
+                if record.attempts:
+                    record.first_ms = (self.clock.monotonic_ns() - arrived) // 1000 / 1000
                 if trace is not None:
                     trace.add_headers()
                 await send_response(send, direct.status, direct.body, content_type=direct.content_type)
         except ClientError as error:
             record.status, record.outcome = error.status, "refused"
             if trace is not None:
-                if isinstance(error, NoWorker) and trace.rule is None:
-                    trace.rule = self._rule(record.requested)
-                trace.add_headers()
+                self._trace_error(trace, error, record)
             await send_error(send, error, operation.path, record.id)
         except (ClientDisconnected, ClientGone):
             record.status, record.outcome = CLIENT_CLOSED_REQUEST, "client gone"
 
-    def _end(self, use: RunningUse) -> None:
-        use.end(self.clock.monotonic_ns(), self.clock.time_ns())
-
-    async def _forward(
+    def _route(
         self,
-        call: ForwardRequest,
-        use: RunningUse,
+        operation: Operation[Any],
+        request: Any,
         scope: Scope,
-        receive: Receive,
-        send: Send,
-        record: RequestRecord,
+        decision: Decision,
+        grant: Grant,
         trace: Trace | None,
-    ) -> DirectResponse | None:
-        """Return a response that needed no generation, unsent."""
-        writer: ClientWriter = response_writer(scope, send)
-        if trace is not None:
-            writer = TracedWriter(writer, trace)
-        in_flight = self.begin(call, record, writer, partial(self._end, use))
-        client_gone, rule = in_flight.client_gone, call.resolution.rule
-        if rule is not None and rule.shadow is not None:
-            client_gone = self.shadows.follow(in_flight).client_gone
-        stop_watching = on_disconnect(scope, receive, client_gone)
-        try:
-            direct = await in_flight.run()
-        finally:
-            stop_watching()
-            in_flight.close()
-        if direct is not None:
-            record.first_ms = (self.clock.monotonic_ns() - call.arrived) // 1000 / 1000
-        return direct
+    ) -> tuple[ForwardRequest, DirectResponse | None]:
+        """Resolve the request's model and check it. Return the request, and the response if it needs no worker.
 
-    def _resolve(self, operation: Operation[Any], name: str, rights: Rights | None, decision: Decision) -> Resolution:
+        Raises ClientError.
+        """
+        record = decision.record
+        self.decisions.add(decision)
         try:
-            resolution = self.routes().resolve(name, self.pool, rights)
-        except UnknownModel:
-            raise unknown_model(name, operation.not_found(name)) from None
+            resolution = self.routes.now.resolve(request.model, self.pool, grant.rights)
+        except UnknownModel as error:
+            raise unknown_model(error.name, operation.not_found(error.name)) from None
         except NoWorker as error:
-            decision.record.model = error.model
+            record.model = error.model
             raise
         asked = resolution if resolution.asked is None else resolution.asked.resolution
         decision.resolution = asked
-        decision.record.model = asked.model
-        return resolution
+        record.model = asked.model
+        if trace is not None:
+            trace.rights, trace.rule = grant.rights, asked.rule
+        asker: Asker | None = None
+        if resolution.needs_asker:
+            asker = Asker(request, request_headers(scope), key=record.client, client=record.address)
+            resolution = _draw(resolution, asker, decision)
+        if request.streams_answer:
+            end_at_half_close(scope)
+        if resolution.asked is None:
+            direct = operation.check(request, resolution.info, resolution.defaults)
+        else:
+            resolution, direct = first_able(operation, request, resolution, asker)
+            _note_fallback(resolution, record)
+        self.names.note(record.requested, decision.arrived)
+        return ForwardRequest(operation, request, resolution, decision, grant, asker), direct
+
+    def _begin(
+        self, call: ForwardRequest, use: RunningUse, scope: Scope, send: Send, trace: Trace | None
+    ) -> tuple[InFlight, Callable[[], None]]:
+        """Return the request to run, and the function to call if its client disconnects."""
+        writer: ClientWriter = response_writer(scope, send)
+        if trace is not None:
+            writer = TracedWriter(writer, trace)
+        in_flight = self.begin(call, call.decision.record, writer, partial(self._end, use))
+        call.grant.usage.in_flight += 1
+        rule = call.resolution.rule
+        if rule is not None and rule.shadow is not None:
+            return in_flight, self.shadows.follow(in_flight).client_gone
+        return in_flight, in_flight.client_gone
+
+    def _trace_error(self, trace: Trace, error: ClientError, record: RequestRecord) -> None:
+        if isinstance(error, NoWorker) and trace.rule is None:
+            trace.rule = self._rule(record.requested)
+        trace.add_headers()
+
+    def _end(self, use: RunningUse) -> None:
+        use.end(self.clock.monotonic_ns(), self.clock.time_ns())
 
     def _rule(self, name: str) -> Rule | None:
-        match = self.routes().rules.find(name)
+        match = self.routes.now.rules.find(name)
         return match.rule if match is not None else None
 
 

@@ -11,9 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from vllama_pool.config.routing.defaults import Defaults
-from vllama_pool.router.admission.output_cap import OutputCap
-from vllama_pool.router.admission.queue import AdmissionQueue
-from vllama_pool.router.admission.tenant import Tenant
+from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Outcome
 from vllama_pool.router.balance.pool import Pool
@@ -66,25 +64,17 @@ class ForwardRequest(msgspec.Struct, eq=False):
     request: Any
     """None once the client's response has begun: it is not sent again."""
     resolution: Resolution
-    arrived: int
-    """Monotonic nanoseconds at which the request was complete."""
-    size: int
-    """Bytes of the body."""
     decision: Decision
-    """Filled in for `vllama explain`."""
-    caps: tuple[AdmissionQueue, ...] = ()
-    """Limits on requests beyond the entry's own, such as those of an API key. Passed first, in this order."""
+    """With the request's record, arrival and size. Filled in for `vllama explain`."""
+    grant: Grant
+    """The API key's: limits beyond the entry's own, its turn in a queue, its counters."""
     asker: Asker | None = None
     """For rules that depend on traits of the request; None if none does, and once the client's response has begun."""
-    output: OutputCap | None = None
-    """Limit on the answer beside the entry's, such as an API key's."""
-    tenant: Tenant | None = None
-    """Whose turn it takes in a queue; None for the client's address."""
 
     @property
     def defaults(self) -> Defaults:
-        defaults = self.resolution.defaults
-        return defaults if self.output is None else self.output.apply(defaults)
+        defaults, output = self.resolution.defaults, self.grant.output
+        return defaults if output is None else output.apply(defaults)
 
     @property
     def demand(self) -> Demand:
@@ -135,7 +125,8 @@ class Attempt:
         self._replica = replica
         self._upstream = upstream
         rule, timeouts = request.call.resolution.rule, upstream.timeouts
-        self._timeouts = timeouts.settings if rule is None else timeouts.of(rule.entry.timeouts)
+        own = None if rule is None else rule.entry.timeouts
+        self._timeouts = timeouts.settings if own is None else timeouts.of(own)
         self._relay: Relay | None = None
         self._exchange: Exchange | None = None
         self._outcome: Outcome = ABANDONED
@@ -153,7 +144,8 @@ class Attempt:
         Returns a response that the preflight sufficed for, unsent. Raises AttemptFailed and TransportError.
         """
         call, model = self._request.call, self._replica.model
-        prepare, defaults, request = call.operation.prepare, call.defaults, call.request
+        defaults = call.resolution.defaults if call.grant.output is None else call.defaults
+        prepare, request = call.operation.prepare, call.request
         if (untruncated := call.operation.untruncated) is not None:
             whole = untruncated(request, model, defaults)
             if whole is not request and self._request.has_larger(self._replica):
@@ -161,10 +153,10 @@ class Attempt:
             del whole
         refusals: list[Refused | Faulty] = []
         try:
-            if call.size <= INLINE_BYTES:
+            if call.decision.size <= INLINE_BYTES:
                 step = prepare(request, model, defaults)
             else:
-                step = await offload(call.size, prepare, request, model, defaults)
+                step = await offload(call.decision.size, prepare, request, model, defaults)
         except ContextTooLong as refusal:  # of an entry's context
             refusals.append(refusal.with_traceback(None))
             step = await self._adapt(refusals)
@@ -172,13 +164,16 @@ class Attempt:
         while True:
             try:
                 if not isinstance(step, UpstreamRequest):
-                    step = await run_preflight(step, self._ask, call.size)
+                    step = await run_preflight(step, self._ask, call.decision.size)
                     if isinstance(step, DirectResponse):
                         self._outcome = Completed(0)
                         return step
-                relaying = self._relay_response(step)
+                relay = self._start_relay(step)
                 del step  # it takes as much memory as the prompt
-                await relaying
+                ending = await relay.ended
+                if ending is Ending.WHOLE:
+                    ending = await self._respond_whole(relay)
+                self._end(ending, relay)
                 return None
             except (Refused, Faulty) as refusal:
                 refusals.append(refusal.with_traceback(None))
@@ -239,7 +234,7 @@ class Attempt:
         adapted = None
         if adapt is not None and not repeated and len(refusals) <= MAX_ADAPTATIONS:
             model, defaults = self._replica.model, call.defaults
-            adapted = await offload(call.size, adapt, call.request, model, defaults, *refusals)
+            adapted = await offload(call.decision.size, adapt, call.request, model, defaults, *refusals)
         if adapted is None:
             raise refusals[0]
         return adapted
@@ -266,11 +261,11 @@ class Attempt:
         )
         return exchange
 
-    async def _relay_response(self, step: UpstreamRequest) -> None:
-        """Send the request and relay its response to the client."""
+    def _start_relay(self, step: UpstreamRequest) -> Relay:
+        """Send the request. Return the relay of its response to the client."""
         owner, upstream = self._request, self._upstream
         operation, request = owner.call.operation, owner.call.request
-        timing = Timing(owner.call.arrived, upstream.clock.monotonic_ns())
+        timing = Timing(owner.call.decision.arrived, upstream.clock.monotonic_ns())
         translator = (step.translator or operation.translator)(request, timing, upstream.clock)
         headers = response_headers(operation.content_type(request))
         stream = request.stream
@@ -279,13 +274,9 @@ class Attempt:
             translator, owner.client, headers, owner.begin_response, stream=stream, client_stall=upstream.client_stall
         )
         relay.exchange = self._send(step.path, step.body, relay, upstream_headers(step.content_type))
-        del request, step
-        ending = await relay.ended
-        if ending is Ending.WHOLE:
-            ending = await self._respond_whole(relay, headers)
-        self._end(ending, relay)
+        return relay
 
-    async def _respond_whole(self, relay: Relay, headers: Headers) -> Ending:
+    async def _respond_whole(self, relay: Relay) -> Ending:
         """Finish the answer and write it. Raises AttemptFailed if it is not whole."""
         request, translator = self._request, relay.translator
         # Finishing a large response takes long enough to stall other streams.
@@ -298,7 +289,7 @@ class Attempt:
         request.begin_response()
         request.on_answer()
         client = request.client
-        client.start(200, (*headers, (b"content-length", b"%d" % len(body))))
+        client.start(200, (*relay.headers, (b"content-length", b"%d" % len(body))))
         if client.write(body, last=True):
             return Ending.COMPLETE
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.proxy.attempt import ForwardRequest
@@ -12,6 +13,8 @@ from vllama_pool.router.proxy.seat import Terms
 from vllama_pool.router.routing.resolution import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
+Begin = Callable[[ForwardRequest, RequestRecord, ClientWriter, Callable[[], None]], InFlight]
+
 
 class Forwarder:
     """Owns the retry budgets, one per model."""
@@ -20,19 +23,13 @@ class Forwarder:
         self._shared = shared
         self._budgets: dict[str, RetryBudget] = {}
         self._terms: dict[str, Terms] = {}
+        self.begin: Begin = partial(InFlight, shared, self._terms_of)
+        """Returns a request to `run`, which its owner must close. Its last argument is called before a response that is
+        not streamed is written."""
 
     def __repr__(self) -> str:
         in_flight = sum(budget.in_flight for budget in self._budgets.values())
         return f"<Forwarder {self._shared.admission.waiting} waiting, {in_flight} in flight>"
-
-    def begin(
-        self, call: ForwardRequest, record: RequestRecord, client: ClientWriter, on_answer: Callable[[], None]
-    ) -> InFlight:
-        """Return a request to `run`, which its owner must close.
-
-        `on_answer` is called before a response that is not streamed is written.
-        """
-        return InFlight(self._shared, call, record, client, self._terms_of, on_answer)
 
     def _terms_of(self, resolution: Resolution) -> Terms:
         """Return the model's terms: the same until a reload changes its limits."""

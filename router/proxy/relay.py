@@ -41,7 +41,7 @@ class Relay:
     """The sink of one exchange. Resolves `ended` once: with an Ending, or AttemptFailed if the client has no byte."""
 
     __slots__ = (
-        *("_client", "_client_stall", "_drain", "_ending", "_headers", "_held", "_loop", "_on_begin", "_over"),
+        *("_client", "_client_stall", "_drain", "_ending", "headers", "_held", "_loop", "_on_begin", "_over"),
         *("_refusal", "_relaying", "_stream", "ended", "exchange", "size", "translator"),
     )
 
@@ -67,7 +67,7 @@ class Relay:
         self.size = 0
         """Bytes received before the client's response may begin."""
         self._client = client
-        self._headers = headers
+        self.headers = headers
         self._on_begin = on_begin
         self._stream = stream
         self._client_stall = client_stall
@@ -168,7 +168,7 @@ class Relay:
             return
         self._on_begin()
         self._relaying = True
-        self._client.start(200, self._headers)
+        self._client.start(200, self.headers)
         out, self._held = self._held, b""
         translator = self.translator
         if translator.done or translator.failure is not None:  # it came together with the first content

@@ -30,24 +30,27 @@ class Terms:
 
 
 class Seat:
-    """Owned by one request, for one model after the other. `leave` releases each thing once."""
+    """Owned by one request, for one model after the other. `leave` releases each thing once.
 
-    __slots__ = ("_bound", "_budget", "_places", "_terms_of")
+    It counts in `Bound` and calls the budget itself, because each call costs a request a third of a microsecond.
+    """
+
+    __slots__ = ("_places", "_terms", "_terms_of", "_waits")
 
     def __init__(self, terms_of: Callable[[Resolution], Terms]) -> None:
         self._terms_of = terms_of
-        self._budget: RetryBudget | None = None
-        self._bound: Bound | None = None
+        self._terms: Terms | None = None
+        self._waits = False
         self._places: Places | None = None
 
     def __repr__(self) -> str:
-        return f"<Seat with {self._budget!r}>"
+        return f"<Seat with {self._terms!r}>"
 
     @property
     def budget(self) -> RetryBudget:
         """Of the present model."""
-        assert self._budget is not None  # from `enter` to `leave`
-        return self._budget
+        assert self._terms is not None  # from `enter` to `leave`
+        return self._terms.budget
 
     def enter(self, resolution: Resolution) -> AdmissionQueue | None:
         """Count the request among the model's. Return the queue that it must wait in, if there is one.
@@ -56,10 +59,13 @@ class Seat:
         """
         terms = self._terms_of(resolution)
         if terms.queue is None:
-            terms.bound.acquire(resolution)
-            self._bound = terms.bound
-        self._budget = terms.budget
-        self._budget.begin_request()
+            bound = terms.bound
+            if bound.waiting >= bound.max_waiting:
+                bound.check(resolution)
+            bound.waiting += 1
+            self._waits = True
+        self._terms = terms
+        terms.budget.begin_request()
         return terms.queue
 
     async def wait_in(self, queue: AdmissionQueue, tenant: Tenant) -> None:
@@ -69,19 +75,22 @@ class Seat:
 
     def stop_waiting(self) -> None:
         """The response begins, or the client is gone. Idempotent."""
-        bound, self._bound = self._bound, None
-        if bound is not None:
-            bound.release()
+        if self._waits:
+            self._waits = False
+            assert self._terms is not None
+            self._terms.bound.waiting -= 1
         if self._places is not None:
             self._places.stop_waiting()
 
     def leave(self) -> None:
         """Idempotent."""
-        if self._bound is not None:
+        terms = self._terms
+        if terms is None:
+            return
+        if self._waits:
             self.stop_waiting()
-        places, self._places = self._places, None
-        if places is not None:
-            places.end()
-        budget, self._budget = self._budget, None
-        if budget is not None:
-            budget.end_request()
+        self._terms = None
+        if self._places is not None:
+            self._places.end()
+            self._places = None
+        terms.budget.end_request()

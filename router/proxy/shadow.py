@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.admission.share import share_of
 from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.worker import Replica
@@ -275,7 +276,7 @@ class ShadowCopy:
 
     def _elapsed(self) -> float:
         """Return milliseconds."""
-        return (self._upstream.clock.monotonic_ns() - self.call.arrived) // 1000 / 1000
+        return (self._upstream.clock.monotonic_ns() - self.call.decision.arrived) // 1000 / 1000
 
 
 def _do_nothing() -> None: ...
@@ -293,10 +294,9 @@ class _Nobody:
 
 
 def copied(call: ForwardRequest, record: RequestRecord, resolution: Resolution, started: int) -> ForwardRequest:
-    decision = type(call.decision)(record, started, call.size)
-    return ForwardRequest(
-        call.operation, call.request, resolution, started, call.size, decision, (), call.asker, call.output
-    )
+    decision = type(call.decision)(record, started, call.decision.size)
+    grant = Grant(output=call.grant.output)
+    return ForwardRequest(call.operation, call.request, resolution, decision, grant, call.asker)
 
 
 def _is_drawn(call: ForwardRequest, request_id: str, rule: Rule, share: float) -> bool:

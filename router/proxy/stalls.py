@@ -58,16 +58,12 @@ class StallWatch:
     def __init__(self, *, interval: float = 0.5) -> None:
         self._interval = interval
         self._watched: set[Watched] = set()
+        self.watch = self._watched.add
+        self.unwatch = self._watched.discard
+        """Idempotent."""
 
     def __repr__(self) -> str:
         return f"<StallWatch {len(self._watched)} watched>"
-
-    def watch(self, watched: Watched) -> None:
-        self._watched.add(watched)
-
-    def unwatch(self, watched: Watched) -> None:
-        """Idempotent."""
-        self._watched.discard(watched)
 
     async def run(self) -> None:
         while True:

@@ -42,9 +42,7 @@ class TimeoutTable:
     def __repr__(self) -> str:
         return f"<TimeoutTable of {len(self._compiled)} entries>"
 
-    def of(self, own: EntryTimeouts | None) -> Timeouts:
-        if own is None:
-            return self.settings
+    def of(self, own: EntryTimeouts) -> Timeouts:
         known = self._compiled.get(id(own))
         if known is None:
             if len(self._compiled) >= _MAX_COMPILED:

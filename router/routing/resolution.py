@@ -72,7 +72,7 @@ class Resolution:
     """Replicas, defaults and policy for a name. Shared by the requests for it: it has no state of one request."""
 
     __slots__ = (
-        *("_alternatives", "_listed", "asked", "defaults", "groups", "has_choice", "info", "key", "model", "name"),
+        *("_alternatives", "asked", "defaults", "groups", "has_choice", "info", "key", "listed", "model", "name"),
         *("is_measured", "needs_asker", "needs_demand", "policy", "rule", "set_aside", "virtual"),
     )
 
@@ -106,11 +106,12 @@ class Resolution:
         self.policy = policy
         self.virtual = virtual
         """The listed name of the requested virtual model; "" for others."""
-        self._listed = ""
         self.key = key or lookup_key(model)
         """Tells the models of a chain of fallbacks apart."""
         self.rule = rule
         """The entry of the routing file; None for a served name without one."""
+        self.listed = self._listed()
+        """The name under which Ollama's lists have the model; under a pattern, the served model's."""
         self.asked = asked
         """Set for a fallback."""
         self.set_aside = (rule.entry.maintenance or "") if rule is not None else ""
@@ -130,14 +131,6 @@ class Resolution:
 
     def __repr__(self) -> str:
         return f"<Resolution of {self.name!r}, {len(self.replicas)} replicas>"
-
-    @property
-    def listed(self) -> str:
-        """The name under which Ollama's lists have the model; under a pattern, the served model's."""
-        if not self._listed:
-            pattern = self.rule is not None and self.rule.is_pattern
-            self._listed = self.virtual or listed_name((pattern and self.target) or self.model)
-        return self._listed
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -185,6 +178,10 @@ class Resolution:
         workers = {worker for group in self.groups for worker in group}
         return sum(worker.beyond_slots for worker in workers if worker.is_open and not worker.down)
 
+    def _listed(self) -> str:
+        pattern = self.rule is not None and self.rule.is_pattern
+        return self.virtual or listed_name((pattern and self.target) or self.model)
+
     def identity(self, asker: Asker) -> int:
         """Return the hash of the trait that keeps its side of weighted targets; 0 if the request has none."""
         if self._alternatives is None or self._alternatives.split == PER_REQUEST:
@@ -209,7 +206,7 @@ class Resolution:
         """Return the resolution with its groups in another order."""
         other = copy(self)
         other.groups = groups
-        other._listed = ""
+        other.listed = other._listed()
         infos = [group.info for group in groups if len(group.whole)]  # all workers of one may have left meanwhile
         other.info = next((info for info in infos if info.digest), infos[0] if infos else self.info)
         return other

@@ -86,6 +86,8 @@ class Decisions:
     def __init__(self, limit: int) -> None:
         """`limit` 0 keeps none."""
         self._latest: deque[Decision] = deque(maxlen=limit)
+        self.add = self._latest.append
+        """Takes a request's decision, which its owner fills in."""
 
     def __repr__(self) -> str:
         return f"<Decisions {len(self._latest)} of {self._latest.maxlen}>"
@@ -100,12 +102,6 @@ class Decisions:
     @property
     def limit(self) -> int:
         return self._latest.maxlen or 0
-
-    def begin(self, record: RequestRecord, arrived: int, size: int) -> Decision:
-        """Add a request's decision, which its owner fills in."""
-        decision = Decision(record, arrived, size)
-        self._latest.append(decision)
-        return decision
 
     def find(self, request_id: str) -> Decision | None:
         """Return the latest decision on a request with this id."""

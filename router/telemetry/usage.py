@@ -44,7 +44,7 @@ class UsageByKey:
 
     def finished(self, record: RequestRecord) -> None:
         """Count a request with a key."""
-        usage = self.of(record.team, record.client)
+        usage = self._by_key.get((record.team, record.client)) or self.of(record.team, record.client)
         usage.requests += 1
         usage.prompt_tokens += record.prompt_tokens
         usage.completion_tokens += record.completion_tokens

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from vllama_pool.router.server.asgi import HEADERS
 from vllama_pool.router.telemetry.request_record import RECORD, RequestRecord
 
 Message = MutableMapping[str, Any]
@@ -51,6 +52,7 @@ def http_scope(method: str, path: str, **headers: str) -> Scope:
         "client": ("127.0.0.1", 4242),
         "server": ("127.0.0.1", 11434),
         RECORD: RequestRecord(id="id-1", client="anna"),
+        HEADERS: dict(reversed(listed)),
     }
 
 

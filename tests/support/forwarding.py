@@ -15,6 +15,7 @@ from tests.support.upstream import FakeClient, FakeResponse, Hang, RecordingWrit
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.admission.admission import Admission, RequestLimits
+from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.admission.tenant import Tenant
 from vllama_pool.router.balance.pool import Pool
@@ -178,9 +179,8 @@ class Fleet:
         size = len(body) if size is None else size
         self.records.append(RequestRecord(id="id", operation="chat", client="", address=address))
         self.decision = Decision(self.record, 0, size)
-        request = ForwardRequest(
-            *(operation, operation.decode(body), resolution, 0, size, self.decision), caps, tenant=tenant
-        )
+        grant = Grant(caps=caps, tenant=tenant)
+        request = ForwardRequest(operation, operation.decode(body), resolution, self.decision, grant)
         self.writers.append(RecordingWriter())
         if self._lagging:
             self.writer.lag()

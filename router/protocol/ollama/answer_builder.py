@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vllama_pool.router.protocol.json_lines import encode, encode_lines
 from vllama_pool.router.protocol.ollama.blank_limit import BlankLimit
 from vllama_pool.router.protocol.ollama.chunks import Chunk, ChunkBuffer, FinalFields, ResponseWriter
@@ -96,8 +98,8 @@ class AnswerBuilder:
         self._strip_thinking = True
         self._texts: list[str] = []
         self._buffer: ChunkBuffer | None = None
-        self._prompt_ids: list[int] = []
-        self._ids: list[int] = []
+        self._prompt_ids: Sequence[int] = ()
+        self._ids: list[int] | None = None
 
     def set_time(self, timestamp: str) -> None:
         """Set the time of the lines to be written."""
@@ -110,7 +112,7 @@ class AnswerBuilder:
         """vLLM's count, or until it arrives the number of events, a lower bound."""
         tokens = self._tokens
         if tokens is None:
-            return Usage(len(self._prompt_ids), max(self.events, len(self._ids)), self._done_reason())
+            return Usage(len(self._prompt_ids), max(self.events, len(self._ids or ())), self._done_reason())
         return Usage(tokens.prompt_tokens, tokens.completion_tokens or 0, self._done_reason())
 
     def _done_reason(self) -> str:
@@ -142,7 +144,7 @@ class AnswerBuilder:
         return FinalFields(
             True,
             self._done_reason(),
-            (self._prompt_ids + self._ids or None) if self._keep_ids else None,
+            ([*self._prompt_ids, *(self._ids or ())] or None) if self._keep_ids else None,
             total if total > 0 else 1,
             load if load > 0 else 1,
             tokens.prompt_tokens,
@@ -279,6 +281,7 @@ class AnswerBuilder:
             self._prompt_ids = choice.prompt_token_ids
         ids = choice.token_ids
         if ids:
+            self._ids = self._ids or []
             self._ids.extend(ids[:-1] if _ends_in_stop_token(choice) else ids)
 
     def _finish(self, reason: str, lines: bytes) -> bytes:

@@ -142,13 +142,14 @@ class ExpiryTracker:
 class RunningUse(msgspec.Struct, gc=False):
     """One request in progress."""
 
-    _model: _Model | None
+    model: _Model | None
+    """None after its end."""
 
     def end(self, at: int, now: int) -> None:
         """Only the first call counts. `at`: monotonic, `now`: Unix nanoseconds."""
-        model = self._model
+        model = self.model
         if model is not None:
-            self._model = None
+            self.model = None
             model.at = at
             model.ended = now
             model.running -= 1

@@ -77,21 +77,51 @@ class TextTranslator:
         if self._frame is not None and answer.plain and (texts := self._frame.texts(data)) is not None:
             return answer.add_texts(texts)
         events = payloads(data)
-        lines = self._translate_all(events)
+        lines = self._translate(events)
         if self._seeks_frame and answer.events >= _LONG and answer.plain and events and not self._over:
             self._seeks_frame = False
             self._frame = frame_of(events[-1])
         return lines
 
-    def _translate_all(self, events: list[bytes]) -> bytes:
-        if len(events) == 1:
-            return self._translate(events[0])
-        lines = []
+    def _translate(self, events: list[bytes]) -> bytes:
+        """Return the lines of events, if any. One loop, because a call per event costs as much as its translation."""
+        answer = self._answer
+        lines = b""
         for payload in events:
-            lines.append(self._translate(payload))
+            try:
+                event = api.decode_event(payload)
+            except api.INVALID_JSON:
+                lines += self._translate_mark(payload)
+                break
+            if event.choices:
+                try:
+                    lines += answer.add(event.choices[0])
+                except Aborted as error:
+                    self._fail(StreamFailure(error.status, RUNNER_ERROR + "the worker stopped the request"))
+                except InvalidAnswer as error:
+                    lines += error.lines
+                    self._fail(StreamFailure(500, f"{RUNNER_ERROR}{error}", model_at_fault=True))
+            if answer.cut_off:
+                self.cut_off = True
+                lines += self._complete()
+            elif event.usage is not None:
+                answer.add_usage(event)
+                if answer.finish_reason is not None and self.failure is None:
+                    lines += self._complete()
+            elif event.error is not None:
+                self._fail(StreamFailure(errors.event_status(event.error), errors.explain_event(event.error)))
+            elif event.prompt_token_ids:
+                answer.add_prompt_ids(event.prompt_token_ids)
             if self._over:
                 break
-        return b"".join(lines)
+        return lines
+
+    def _translate_mark(self, payload: bytes) -> bytes:
+        """Translate an event that is not JSON."""
+        if payload == _DONE:
+            return self._on_done_mark()
+        self._fail(StreamFailure(502, RUNNER_ERROR + "the worker sent an invalid event"))
+        return b""
 
     def finish(self) -> bytes:
         if self._ended:
@@ -99,7 +129,7 @@ class TextTranslator:
         self._answer.set_time(self._timestamps.format(self._time_ns()))
         rest = b""
         if self._splitter is not None and not self._over:
-            rest = self._translate_all([each for each in payloads(self._splitter.rest()) if _is_complete(each)])
+            rest = self._translate([each for each in payloads(self._splitter.rest()) if _is_complete(each)])
         if not self.done and self._answer.finish_reason is not None and self.failure is None:
             rest += self._complete()
         if not self.done:
@@ -125,38 +155,6 @@ class TextTranslator:
             return b""
         self._within_event = splitter.within_event
         return events
-
-    def _translate(self, payload: bytes) -> bytes:
-        """Return the lines of an event, if any."""
-        answer = self._answer
-        try:
-            event = api.decode_event(payload)
-        except api.INVALID_JSON:
-            if payload == _DONE:
-                return self._on_done_mark()
-            self._fail(StreamFailure(502, RUNNER_ERROR + "the worker sent an invalid event"))
-            return b""
-        lines = b""
-        if event.choices:
-            try:
-                lines = answer.add(event.choices[0])
-            except Aborted as error:
-                self._fail(StreamFailure(error.status, RUNNER_ERROR + "the worker stopped the request"))
-            except InvalidAnswer as error:
-                lines = error.lines
-                self._fail(StreamFailure(500, f"{RUNNER_ERROR}{error}", model_at_fault=True))
-        if answer.cut_off:
-            self.cut_off = True
-            lines += self._complete()
-        elif event.usage is not None:
-            answer.add_usage(event)
-            if answer.finish_reason is not None and self.failure is None:
-                lines += self._complete()
-        elif event.error is not None:
-            self._fail(StreamFailure(errors.event_status(event.error), errors.explain_event(event.error)))
-        elif event.prompt_token_ids:
-            answer.add_prompt_ids(event.prompt_token_ids)
-        return lines
 
     def _on_done_mark(self) -> bytes:
         """Complete a finished answer even without usage."""

@@ -39,6 +39,7 @@ from vllama_pool.router.proxy.forward import Forwarder
 from vllama_pool.router.proxy.in_flight import InFlight
 from vllama_pool.router.proxy.shadow import Shadows
 from vllama_pool.router.proxy.stalls import StallWatch
+from vllama_pool.router.routing.live import LiveRoutes
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.disconnect import DISCONNECT as SIGNAL
 from vllama_pool.router.server.disconnect import DisconnectSignal
@@ -144,17 +145,17 @@ class Router:
         )
         self.signal = DisconnectSignal() if signal else None
         self.grant: Grant | None = None
-        routes = ModelRoutes(RoutingTable(), random.Random(1))
+        routes = LiveRoutes(RoutingTable(), lambda table, _: ModelRoutes(table, random.Random(1)))
         self.names = RecentNames(lambda: 0)
         self.handler = InferenceHandler(
-            routes=lambda: routes,
+            routes=routes,
             pool=self.pool,
             begin=self._begin,
             clock=StepClock(),
             expiry=self.expiry,
             names=self.names,
             decisions=self.decisions,
-            shadows=Shadows(shared.upstream, lambda: routes, random.Random(1), ShadowMetrics()),
+            shadows=Shadows(shared.upstream, routes, random.Random(1), ShadowMetrics()),
             body_limit=1000,
         )
 
@@ -454,9 +455,9 @@ async def test_the_forward_request_carries_size_and_time_of_arrival_and_the_work
     client = Client(message)
     await router.handle(client)
     (call,) = router.calls
-    assert (call.size, call.operation.name) == (len(message["body"]), "chat")
+    assert (call.decision.size, call.operation.name) == (len(message["body"]), "chat")
     assert router.upstream.request_ids == ["id-1"]
-    assert call.arrived > 0
+    assert call.decision.arrived > 0
     assert call.resolution.model == "m"
 
 

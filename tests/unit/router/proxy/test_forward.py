@@ -329,7 +329,7 @@ async def test_a_bug_in_prepare_leaks_nothing_and_leaves_the_worker_healthy() ->
 async def test_debug_level_logs_each_choice_with_reasons_and_each_outcome(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Fleet(a=[refused()], b=[ok()], c=[])
     fleet.pool.report("c", DRAINING)
-    with caplog.at_level(logging.DEBUG, "vllama_pool.router.proxy.in_flight"):
+    with caplog.at_level(logging.DEBUG, "vllama_pool.router.proxy"):
         await fleet.answer()
     assert [message.partition("; ")[0] for message in caplog.messages] == [
         "request id: chose a for m",
@@ -343,7 +343,7 @@ async def test_debug_level_logs_each_choice_with_reasons_and_each_outcome(caplog
 
 async def test_debug_level_does_not_log_the_text_of_vllms_errors(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Fleet(a=[status(400, "bad input: a secret prompt")])
-    with caplog.at_level(logging.DEBUG, "vllama_pool.router.proxy.in_flight"):
+    with caplog.at_level(logging.DEBUG, "vllama_pool.router.proxy"):
         await fleet.refusal()
     assert "request id: a failed: Refused 400" in caplog.messages
     assert "secret" not in caplog.text
@@ -351,7 +351,7 @@ async def test_debug_level_does_not_log_the_text_of_vllms_errors(caplog: pytest.
 
 async def test_info_level_logs_no_choices(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Fleet(a=[refused()], b=[ok()])
-    with caplog.at_level(logging.INFO, "vllama_pool.router.proxy.in_flight"):
+    with caplog.at_level(logging.INFO, "vllama_pool.router.proxy"):
         await fleet.answer()
     assert caplog.messages == []
 

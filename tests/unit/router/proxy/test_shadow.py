@@ -15,6 +15,7 @@ from tests.support.forwarding import CHAT, END, HI, SERVED, StepClock, ok, refus
 from tests.support.tables import routing_table
 from tests.support.until import auntil
 from tests.support.upstream import FakeClient, FakeResponse, Hang, Script
+from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.admission.output_cap import OutputCap
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.shadow import ShadowCopy, Shadows
@@ -61,7 +62,7 @@ class Scene:
         request = CHAT.decode(json.dumps(body).encode())
         decision = Decision(RequestRecord(id=request_id), 0, 10)
         resolution = self.routes.resolve("m", self.pool)
-        call = ForwardRequest(CHAT, request, resolution, 0, 10, decision, (), asker, output)
+        call = ForwardRequest(CHAT, request, resolution, decision, Grant(output=output), asker)
         return self.shadows.begin(call, request_id)
 
     def sent_body(self) -> dict[str, Any]:

@@ -9,10 +9,6 @@ from vllama_pool.router.proxy.timeouts import Timeouts, TimeoutTable
 SETTINGS = Timeouts(1, StallLimits(unresponsive_worker=3, first_content=300, mid_response=120, whole_answer=1800))
 
 
-def test_an_entry_without_time_limits_has_the_settings() -> None:
-    assert TimeoutTable(SETTINGS).of(None) is SETTINGS
-
-
 def test_each_limit_of_an_entry_replaces_its_setting() -> None:
     own = EntryTimeouts(connect=0.5, first_content=20, stall=10, answer=60)
     expected = Timeouts(0.5, StallLimits(unresponsive_worker=3, first_content=20, mid_response=10, whole_answer=60))

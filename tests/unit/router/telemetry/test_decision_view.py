@@ -15,7 +15,7 @@ from vllama_pool.router.telemetry.decision_view import (
     view_decision,
     view_decisions,
 )
-from vllama_pool.router.telemetry.decisions import Choice, Decisions
+from vllama_pool.router.telemetry.decisions import Choice, Decision, Decisions
 from vllama_pool.router.telemetry.request_record import Fallback, RequestRecord
 
 OFFSET = 1_700_000_000 * 10**9
@@ -27,7 +27,7 @@ def view(request_id: str, time: float) -> DecisionView:
 
 def test_a_view_has_the_attempts_with_their_failures_and_the_scores_of_the_choice() -> None:
     workers = tuple(pool_of(Clock(), found("a"), found("b")))
-    decision = Decisions(5).begin(RequestRecord(id="x", operation="chat", failures=["Lost"]), 2 * 10**9, 10)
+    decision = Decision(RequestRecord(id="x", operation="chat", failures=["Lost"]), 2 * 10**9, 10)
     decision.choices = (Choice("a", 2, workers, (-0.5, 3.0)), Choice("b"))
     decision.record.fallbacks = (Fallback("overloaded", "other", 1),)
     seen = view_decision(decision, OFFSET)
@@ -39,7 +39,7 @@ def test_a_view_has_the_attempts_with_their_failures_and_the_scores_of_the_choic
 
 
 def test_an_identity_is_shown_as_a_hash_only_if_there_is_one() -> None:
-    decision = Decisions(1).begin(RequestRecord(id="x"), 0, 0)
+    decision = Decision(RequestRecord(id="x"), 0, 0)
     assert view_decision(decision, 0).identity == ""
     decision.identity = 0xAB
     assert view_decision(decision, 0).identity == "00000000000000ab"
@@ -48,7 +48,7 @@ def test_an_identity_is_shown_as_a_hash_only_if_there_is_one() -> None:
 def test_a_process_answers_with_the_extent_of_its_store() -> None:
     decisions = Decisions(3)
     assert find_decision(decisions, "a", OFFSET) == FoundDecision(Reach(0, 3))
-    decisions.begin(RequestRecord(id="a"), 10**9, 5)
+    decisions.add(Decision(RequestRecord(id="a"), 10**9, 5))
     answer = find_decision(decisions, "a", OFFSET)
     assert answer.reach == Reach(1, 3, 1_700_000_001)
     assert answer.decision is not None

@@ -1,13 +1,13 @@
 """The bounded store of decisions."""
 
 from tests.support.balance import Clock, found, group, pool_of, worker_in
-from vllama_pool.router.telemetry.decisions import Choice, Decisions, choice_of
+from vllama_pool.router.telemetry.decisions import Choice, Decision, Decisions, choice_of
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 
 def decide(decisions: Decisions, *ids: str) -> None:
     for position, request_id in enumerate(ids):
-        decisions.begin(RequestRecord(id=request_id), position, 10)
+        decisions.add(Decision(RequestRecord(id=request_id), position, 10))
 
 
 def test_the_oldest_decisions_are_forgotten() -> None:
@@ -26,9 +26,9 @@ def test_a_repeated_request_id_means_its_latest_request() -> None:
     assert found.arrived == 2
 
 
-def test_a_limit_of_zero_keeps_nothing_but_still_hands_out_a_decision() -> None:
+def test_a_limit_of_zero_keeps_nothing() -> None:
     decisions = Decisions(0)
-    assert decisions.begin(RequestRecord(id="a"), 1, 10).size == 10
+    decide(decisions, "a")
     assert len(decisions) == 0
 
 

@@ -1,0 +1,102 @@
+"""The failures of one request, and what may still answer it."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+from vllama_pool.router.balance.budget import RetryBudget
+from vllama_pool.router.balance.retry import MAX_ATTEMPTS as MOST_ATTEMPTS
+from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide
+from vllama_pool.router.balance.worker import Replica
+from vllama_pool.router.errors import AttemptFailed, ContextTooLong
+from vllama_pool.router.proxy import context_fit
+from vllama_pool.router.proxy.attempt import ForwardRequest
+from vllama_pool.router.proxy.fallback import MAX_ATTEMPTS, Fallbacks, spoils_worker
+from vllama_pool.router.telemetry.request_record import RequestRecord
+
+_log = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Made when something fails, or asks whether it may: most requests need none."""
+
+    __slots__ = ("_call", "_record", "_spoiled", "context", "failures", "fallbacks", "seeks_room", "tried")
+
+    def __init__(self, call: ForwardRequest, record: RequestRecord) -> None:
+        self._call = call
+        self._record = record
+        self.tried = [record.worker] if record.attempts else []
+        """Workers that get no further attempt for the present model, by id."""
+        self.failures: list[AttemptFailed] = []
+        """Of the present model."""
+        self._spoiled: tuple[str, ...] = ()
+        """Workers that get no attempt for other models either."""
+        self.context = 0
+        """One in tokens that was too small."""
+        self.seeks_room = False
+        """The present attempt fails because a larger context may do."""
+        self.fallbacks = Fallbacks(call, record)
+
+    def __repr__(self) -> str:
+        return f"<Recovery of {self._record.id}, {len(self.failures)} failures>"
+
+    def excluded(self) -> list[str]:
+        """Return the workers that get no further attempt, by id."""
+        if not self.context:
+            return self.tried
+        return [*self.tried, *context_fit.too_small(self._call.resolution, self.context)]
+
+    def note(self, replica: Replica, failure: AttemptFailed) -> None:
+        """Record a failed attempt."""
+        # Without the text: vLLM's errors may quote the prompt.
+        name = type(failure).__name__
+        _log.debug("request %s: %s failed: %s %d", self._record.id, replica.worker.id, name, failure.status)
+        self._record.failures.append(name)
+        if spoils_worker(failure):
+            self._spoiled += (replica.worker.id,)
+
+    def begin_model(self) -> None:
+        """A fallback takes over."""
+        self.tried, self.failures = list(self._spoiled), []
+
+    def decide(self, budget: RetryBudget, now: float, rng: random.Random) -> Retry | GiveUp:
+        """Decide after the latest of `failures`, and spend what a retry costs."""
+        resolution = self._call.resolution
+        untried = resolution.count_untried(self.excluded(), now)
+        retries = None if resolution.rule is None else resolution.rule.entry.retries
+        attempts = MOST_ATTEMPTS if retries is None else retries.attempts
+        limit = min(attempts, len(self.failures) + MAX_ATTEMPTS - self._record.attempts)
+        decision = decide(Attempts(tuple(self.failures), untried, budget.available, limit), rng)
+        if isinstance(decision, Retry) and decision.budgeted:
+            budget.try_spend()
+        return decision
+
+    def has_room(self, context: int, now: float) -> bool:
+        """True if a healthy worker of the model has a context of more tokens."""
+        if self._record.attempts >= MAX_ATTEMPTS:
+            return False
+        return context_fit.has_room(self._call.resolution, context, self.tried, now)
+
+    def has_larger(self, replica: Replica, now: float) -> bool:
+        """True if a larger context than that of the replica, or of the entry, may answer."""
+        context, limit = replica.model.context_length, self._call.defaults.context
+        if limit is not None and not 0 < context <= limit:
+            return self.fallbacks.has_room(limit)
+        return self.has_room(context, now) or self.fallbacks.has_room(context)
+
+    def moves_for(self, refusal: ContextTooLong, replica: Replica, now: float) -> bool:
+        """True if the request goes to a larger context after this refusal: the attempt then fails with it."""
+        context = context_fit.exceeded(refusal, replica)
+        fallbacks = self.fallbacks
+        if refusal.everywhere:
+            moves = fallbacks.has_room(context)
+        elif refusal.prompt_fits:  # a shorter answer is better than another model
+            moves = self.has_room(context, now)
+        else:
+            # A model that was asked before may have room: its error is better than a shorter prompt.
+            moves = fallbacks.context > context or self.has_room(context, now) or fallbacks.has_room(context)
+        if moves:
+            self.seeks_room = True
+            self.context = max(self.context, context)
+        return moves
