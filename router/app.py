@@ -40,11 +40,10 @@ from vllama_pool.router.server.access import Access
 from vllama_pool.router.server.asgi import App
 from vllama_pool.router.server.dispatch import Dispatcher
 from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
-from vllama_pool.router.server.gate import Gate
+from vllama_pool.router.server.gate import Gate, Observers
 from vllama_pool.router.server.refusal import Refusal
 from vllama_pool.router.server.refusal_log import RefusalLog
 from vllama_pool.router.state import Collaborators, RouterState, open_state
-from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.telemetry.routing_file import RoutingFileState
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client
@@ -95,12 +94,12 @@ def create_app(
         state.sources,
         reports.exchange,
         state.request_log,
-        loops=(path.stalls.run, *((reloader.run,) if reloader else ())),
+        loops=(path.stalls.run, state.names.run, *((reloader.run,) if reloader else ())),
         closing=(path.shadows.aclose, collaborators.client.aclose),
     )
     dispatcher = _serve(settings, hot, _handlers(settings, collaborators, state, reports, keyring, served), lifespan)
-    finished, on_refusal = _observers(state)
-    gate = Gate(dispatcher, keys.open(table), finished, on_refusal, collaborators.clock.monotonic_ns)
+    observers = Observers(state.request_log.finished, state.metrics.finished, _on_refusal(state))
+    gate = Gate(dispatcher, keys.open(table), observers, collaborators.clock.monotonic_ns)
     return gate
 
 
@@ -139,20 +138,14 @@ def _handlers(
     ]
 
 
-def _observers(state: RouterState) -> tuple[Callable[[RequestRecord], None], Callable[[Refusal], None]]:
-    """Return what the gate calls for each request and for each refused one."""
-    request_log, metrics, refusal_log = state.request_log, state.metrics, RefusalLog(time.monotonic)
-
-    def finished(record: RequestRecord) -> None:
-        request_log.finished(record)
-        if record.operation:
-            metrics.finished(record)
+def _on_refusal(state: RouterState) -> Callable[[Refusal], None]:
+    metrics, refusal_log = state.metrics, RefusalLog(time.monotonic)
 
     def on_refusal(refusal: Refusal) -> None:
         metrics.refused(refusal.reason)
         refusal_log.refused(refusal)
 
-    return finished, on_refusal
+    return on_refusal
 
 
 def _serve(

@@ -71,7 +71,8 @@ def choose(
             if group.graded:
                 break
             if workers:
-                return group.replica(policy.choose(workers, now, rng, demand))
+                alone = policy is least_load and len(workers) == 1
+                return group.replica(workers[0] if alone else policy.choose(workers, now, rng, demand))
     found = find(groups, tried, now, demand)
     return found.group.replica(policy.choose(found.workers, now, rng, demand)) if found is not None else None
 

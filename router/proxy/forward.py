@@ -11,6 +11,7 @@ from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.in_flight import InFlight, Shared
 from vllama_pool.router.proxy.seat import Terms
 from vllama_pool.router.routing.resolution import Resolution
+from vllama_pool.router.routing.rules import Rule
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 Begin = Callable[[ForwardRequest, RequestRecord, ClientWriter, Callable[[], None]], InFlight]
@@ -20,24 +21,33 @@ class Forwarder:
     """Owns the retry budgets, one per model."""
 
     def __init__(self, shared: Shared) -> None:
-        self._shared = shared
+        self._admission = shared.admission
+        self._version = shared.admission.version
         self._budgets: dict[str, RetryBudget] = {}
-        self._terms: dict[str, Terms] = {}
+        self._terms: dict[Rule | str, Terms] = {}
+        """By entry of the routing file, or by served name."""
         self.begin: Begin = partial(InFlight, shared, self._terms_of)
         """Returns a request to `run`, which its owner must close. Its last argument is called before a response that is
         not streamed is written."""
 
     def __repr__(self) -> str:
         in_flight = sum(budget.in_flight for budget in self._budgets.values())
-        return f"<Forwarder {self._shared.admission.waiting} waiting, {in_flight} in flight>"
+        return f"<Forwarder {self._admission.waiting} waiting, {in_flight} in flight>"
 
     def _terms_of(self, resolution: Resolution) -> Terms:
         """Return the model's terms: the same until a reload changes its limits."""
-        model, admission = resolution.model, self._shared.admission
-        terms = self._terms.get(model)
-        if terms is None or terms.rule is not resolution.rule or terms.version != admission.version:
-            queue, bound, budget = admission.queue(model), admission.bound(model), self._budget_of(resolution)
-            terms = self._terms[model] = Terms(queue, bound, budget, resolution.rule, admission.version)
+        terms, admission = self._terms.get(resolution.rule or resolution.model), self._admission
+        if terms is None or terms.version != admission.version:
+            return self._new_terms(resolution)
+        return terms
+
+    def _new_terms(self, resolution: Resolution) -> Terms:
+        model, admission = resolution.model, self._admission
+        if self._version != admission.version:
+            self._version = admission.version
+            self._terms.clear()
+        terms = Terms(admission.queue(model), admission.bound(model), self._budget_of(resolution), admission.version)
+        self._terms[resolution.rule or model] = terms
         return terms
 
     def _budget_of(self, resolution: Resolution) -> RetryBudget:
@@ -50,4 +60,6 @@ class Forwarder:
             budget = self._budgets[resolution.model] = RetryBudget(share, more)
         elif budget.share != share or budget.retries != more:
             budget.set_limits(share, more)
+            # A request of the table before a reload may do this; the next one of the new table restores its limits.
+            self._terms = {key: terms for key, terms in self._terms.items() if terms.budget is not budget}
         return budget

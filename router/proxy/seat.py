@@ -11,7 +11,6 @@ from vllama_pool.router.admission.tenant import Tenant
 from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.proxy.places import Places
 from vllama_pool.router.routing.resolution import Resolution
-from vllama_pool.router.routing.rules import Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +22,8 @@ class Terms:
     bound: Bound
     """On waiting requests, without a queue."""
     budget: RetryBudget
-    rule: Rule | None
-    """The entry of the routing file that set the budget."""
     version: int
-    """The `Admission.version` that set the others."""
+    """The `Admission.version` that set them."""
 
 
 class Seat:

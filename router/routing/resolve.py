@@ -101,8 +101,9 @@ class ModelRoutes:
             self._known.cache_clear()
             known = self._known(name)
         resolution = known.resolution() if known.draws else known.base
-        if resolution.serving:
-            return resolution
+        for group in resolution.groups:  # as `resolution.serving`, whose call costs more than its work
+            if group.serving and not resolution.set_aside:
+                return resolution
         stand_in = known.next("no_worker", ())
         if stand_in is None:
             raise resolution.no_worker(name)

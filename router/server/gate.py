@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from vllama_pool.router.admission.grant import GRANT
 from vllama_pool.router.protocol.error_bodies import error_body
@@ -37,6 +38,18 @@ from vllama_pool.router.telemetry.request_record import (
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """Called for requests, in this order. None may block or raise."""
+
+    finished: Callable[[RequestRecord], None]
+    """For every request."""
+    worked: Callable[[RequestRecord], None]
+    """For each request for workers."""
+    on_refusal: Callable[[Refusal], None]
+    """For each one that access control refuses."""
+
+
 class Gate:
     """Wraps an ASGI app. Lifespan events pass through; their state lets the HTTP protocol report its refusals."""
 
@@ -44,16 +57,15 @@ class Gate:
         self,
         app: App,
         access: Access,
-        finished: Callable[[RequestRecord], None],
-        on_refusal: Callable[[Refusal], None],
+        observers: Observers,
         clock: Callable[[], int],
     ) -> None:
-        """`finished` receives every request, `on_refusal` each one that access control refuses. Neither may block or
-        raise. `clock` returns monotonic nanoseconds."""
+        """`clock` returns monotonic nanoseconds."""
         self.app = app
         self._decisions = AccessDecisions(access)
-        self._finished = finished
-        self._on_refusal = on_refusal
+        self._finished = observers.finished
+        self._worked = observers.worked
+        self._on_refusal = observers.on_refusal
         self._clock = clock
         self._ids = RequestIds()
 
@@ -111,6 +123,8 @@ class Gate:
                 record.outcome = "error" if raised else outcome(record.status)
             record.total_ms = (self._clock() - started) // 1000 / 1000
             self._finished(record)
+            if record.operation:
+                self._worked(record)
 
     def _send_early(
         self, response: EarlyResponse, record: RequestRecord, scope: Scope, receive: Receive, send: Send

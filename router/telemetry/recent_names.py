@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 from collections.abc import Callable, Iterable
 
@@ -10,8 +11,8 @@ import msgspec
 RECENT = 300 * 10**9
 """Nanoseconds."""
 MAX_NAMES = 4096
-"""The least recently used are forgotten first."""
-FORGOTTEN_AT_ONCE = 256
+TRIM_INTERVAL = 0.5
+"""Seconds."""
 
 
 class NamesInUse(msgspec.Struct, frozen=True):
@@ -26,20 +27,24 @@ class RecentNames:
         """`clock` returns monotonic nanoseconds."""
         self._clock = clock
         self._asked: dict[str, int] = {}
+        self.note = self._asked.__setitem__
+        """Takes a name and its arrival in monotonic nanoseconds. A dictionary's own method costs requests no frame."""
 
-    def note(self, name: str, arrived: int) -> None:
-        """`arrived`: monotonic nanoseconds."""
-        self._asked[name] = arrived
-        if len(self._asked) > MAX_NAMES:
-            self._forget_oldest()
+    async def run(self) -> None:
+        """Bound the memory, until cancelled."""
+        while True:
+            await asyncio.sleep(TRIM_INTERVAL)
+            self.trim()
+
+    def trim(self) -> None:
+        """Forget the least recently used names beyond MAX_NAMES."""
+        excess = len(self._asked) - MAX_NAMES
+        if excess > 0:
+            for name in heapq.nsmallest(excess, self._asked, key=self._asked.__getitem__):
+                del self._asked[name]
 
     def in_use(self, running: Iterable[str] = ()) -> NamesInUse:
         """Return the names, and those of models with a request in flight, `running`."""
         since = self._clock() - RECENT
         recent = (name for name, arrived in self._asked.items() if arrived >= since)
         return NamesInUse(tuple(dict.fromkeys((*running, *recent))))
-
-    def _forget_oldest(self) -> None:
-        """Forget several names at once, since this looks at all of them."""
-        for name in heapq.nsmallest(FORGOTTEN_AT_ONCE, self._asked, key=self._asked.__getitem__):
-            del self._asked[name]

@@ -17,7 +17,7 @@ from vllama_pool.router.admission.grant import GRANT, Grant
 from vllama_pool.router.server.access import Access
 from vllama_pool.router.server.asgi import App as App_
 from vllama_pool.router.server.asgi import Receive, Send, send_response
-from vllama_pool.router.server.gate import Gate
+from vllama_pool.router.server.gate import Gate, Observers
 from vllama_pool.router.server.refusal import ON_REFUSAL, Reason, Refusal, malformed
 from vllama_pool.router.telemetry.request_record import RECORD, RequestRecord
 
@@ -46,11 +46,13 @@ class Observed:
 
     def __init__(self) -> None:
         self.records: list[RequestRecord] = []
+        self.worked: list[RequestRecord] = []
         self.refusals: list[Refusal] = []
         self._ticks = itertools.count(step=1_000_000)
 
     def gate(self, app: App_, access: Access) -> Gate:
-        return Gate(app, access, self.records.append, self.refusals.append, lambda: next(self._ticks))
+        observers = Observers(self.records.append, self.worked.append, self.refusals.append)
+        return Gate(app, access, observers, lambda: next(self._ticks))
 
     @property
     def record(self) -> RequestRecord:
