@@ -42,6 +42,7 @@ from vllama_pool.router.server.asgi import (
     request_headers,
     send_error,
     send_response,
+    take_body,
 )
 from vllama_pool.router.server.connection_lifetime import end_at_half_close
 from vllama_pool.router.server.disconnect import on_disconnect
@@ -86,7 +87,9 @@ class InferenceHandler:
         if self.traces or TRACE in scope[HEADERS]:
             trace = begin_trace(scope, record, always=self.traces)
         try:
-            body = await read_body(receive, self.body_limit)
+            body = take_body(scope)
+            if body is None:
+                body = await read_body(receive, self.body_limit)
             arrived = self.clock.monotonic_ns()
             decode = operation.decode if operation.decode_form is None else _form_decoder(operation, scope)
             request = decode(body) if len(body) <= DECODED_INLINE else await decode_body(decode, body)

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from vllama_pool.router.errors import ClientError, TooLarge
 from vllama_pool.router.offload import offload
@@ -27,6 +27,8 @@ DISCARD_BYTES = 256 * 1024 * 1024
 
 INTERNAL_ERROR = "internal error of the router; see its log"
 
+BODY = "vllama.body"
+"""Key of an ASGI scope: the `WholeBody`. Absent if the body needs decoding, or the server does not say."""
 HEADERS = "vllama.headers"
 """Key of an ASGI scope: the request's headers by name."""
 
@@ -41,6 +43,19 @@ SCHEMA_WEIGHT = 32
 
 class ClientDisconnected(Exception):
     """The client disconnected before its response was complete."""
+
+
+class WholeBody(Protocol):
+    """A request whose body had arrived before it was served."""
+
+    def take_body(self) -> bytes | None:
+        """Return the body once; None if it was taken, or is incomplete."""
+
+
+def take_body(scope: Scope) -> bytes | None:
+    """Return a body that has arrived, for less than a fifth of what `receive` costs; None if `read_body` has to."""
+    source: WholeBody | None = scope.get(BODY)
+    return None if source is None else source.take_body()
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:

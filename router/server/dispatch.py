@@ -9,6 +9,7 @@ from types import MappingProxyType
 from vllama_pool.router.errors import ClientError, TooLarge, UnknownEncoding
 from vllama_pool.router.protocol.ollama.fixed_routes import FixedRequest, FixedRoute
 from vllama_pool.router.server.asgi import (
+    BODY,
     App,
     ClientDisconnected,
     Receive,
@@ -79,6 +80,7 @@ class Dispatcher:
         else:
             if _encoding(scope) == ZSTD:
                 receive = DecodedBody(receive, self._body_limit)
+                scope.pop(BODY, None)
             app = self._hot.get(path, self._app) if scope["method"] == "POST" else self._app
             await app(scope, receive, send)
 

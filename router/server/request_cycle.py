@@ -9,7 +9,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from vllama_pool.router.server.asgi import App, Message, Scope, request_headers
+from vllama_pool.router.server.asgi import BODY, App, Message, Scope, request_headers
 from vllama_pool.router.server.disconnect import DISCONNECT, DisconnectSignal
 from vllama_pool.router.server.paced_lines import PacedLines, joins_chunks
 from vllama_pool.router.server.writer import (
@@ -59,6 +59,7 @@ class RequestCycle(DisconnectSignal, RequestResponseCycle):
         self._body = body
         if body is not None:
             self.more_body = False
+            scope[BODY] = self
         elif protocol.expect_100_continue:
             self.waiting_for_100_continue = True
         scope[DISCONNECT] = self
@@ -105,9 +106,14 @@ class RequestCycle(DisconnectSignal, RequestResponseCycle):
         else:
             await self.send_500_response()
 
-    async def receive(self) -> Any:
+    def take_body(self) -> bytes | None:
+        """Of a `WholeBody`."""
         body, self._body = self._body, None
-        if body is None or self.disconnected or self.response_complete:
+        return None if self.disconnected else body
+
+    async def receive(self) -> Any:
+        body = self.take_body()
+        if body is None or self.response_complete:
             return await super().receive()
         return {"type": "http.request", "body": body, "more_body": False}
 
