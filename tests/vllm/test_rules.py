@@ -64,7 +64,7 @@ async def test_names_become_adapters_users_keep_their_side_and_a_worker_finishes
         assert {user: await served("mixed", user=user) for user in sides} == sides
         assert len(Counter(sides.values())) == 2
 
-        long = asyncio.create_task(ask("base", max_tokens=400, ignore_eos=True))
+        long = asyncio.create_task(ask("base", max_tokens=900, ignore_eos=True))
         await asyncio.sleep(0)
         await auntil(lambda: _running(running.http), 60, "vLLM to generate")
         file.write_text(RULES + ASIDE)
@@ -77,7 +77,7 @@ async def test_names_become_adapters_users_keep_their_side_and_a_worker_finishes
         assert refused.endswith("its workers are out: 1 set aside (rack 3 moves)")
         answer = await long
         assert answer.status_code == 200
-        assert answer.json()["usage"]["completion_tokens"] == 400
+        assert answer.json()["usage"]["completion_tokens"] == 900
         file.write_text(RULES)
         await auntil(lambda: _answers(running.http), 60, "the worker to return")
 
