@@ -3,7 +3,7 @@
 A reload usually changes a few entries of thousands. `KnownText.skip` takes the entries that it knows out of a text. The
 rest is read as any file is, and `Skipped.restore` puts the known entries back where they were. Each run of them leaves
 a mark, a key of its own: if YAML reads each mark as a key of the models, at its place, then it would have read the
-entries so, too, whatever is around them. In any doubt, NotKnown is raised, and the whole text is to be read.
+entries so, too, whatever is around them. Any doubt raises NotKnown, and the whole text is then read.
 """
 
 from __future__ import annotations

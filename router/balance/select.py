@@ -71,7 +71,7 @@ def choose(
             if group.graded:
                 break
             if workers:
-                alone = policy is least_load and len(workers) == 1
+                alone = policy is least_load and len(workers) == 1  # it has no memory of its choices
                 return group.replica(workers[0] if alone else policy.choose(workers, now, rng, demand))
     found = find(groups, tried, now, demand)
     return found.group.replica(policy.choose(found.workers, now, rng, demand)) if found is not None else None

@@ -29,7 +29,7 @@ class Terms:
 class Seat:
     """Owned by one request, for one model after the other. `leave` releases each thing once.
 
-    It counts in `Bound` and calls the budget itself, because each call costs a request a third of a microsecond.
+    It counts in `Bound` without a call, because every request comes here.
     """
 
     __slots__ = ("_places", "_terms", "_terms_of", "_waits")

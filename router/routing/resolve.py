@@ -101,7 +101,7 @@ class ModelRoutes:
             self._known.cache_clear()
             known = self._known(name)
         resolution = known.resolution() if known.draws else known.base
-        for group in resolution.groups:  # as `resolution.serving`, whose call costs more than its work
+        for group in resolution.groups:  # as `resolution.serving`, without its call
             if group.serving and not resolution.set_aside:
                 return resolution
         stand_in = known.next("no_worker", ())

@@ -53,7 +53,7 @@ class WholeBody(Protocol):
 
 
 def take_body(scope: Scope) -> bytes | None:
-    """Return a body that has arrived, for less than a fifth of what `receive` costs; None if `read_body` has to."""
+    """Return a body that has arrived, without a coroutine; None if `read_body` has to wait for it."""
     source: WholeBody | None = scope.get(BODY)
     return None if source is None else source.take_body()
 

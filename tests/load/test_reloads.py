@@ -74,10 +74,11 @@ def large_table(number: int, *, changes_all: bool) -> str:
     return "models:\n" + "".join(entry.format(index, index + 10_000 * shift) for index, shift in enumerate(shifts))
 
 
-@pytest.mark.parametrize("changes_all", [False, True], ids=["one entry", "all entries"])
-async def test_a_reload_of_5000_models_is_live_in_a_second_and_does_not_stop_the_event_loop(
-    tmp_path: Path, record_property: Figures, changes_all: bool
+@pytest.mark.parametrize(("changes_all", "limit"), [(False, 1.0), (True, 1.5)], ids=["one entry", "all entries"])
+async def test_a_reload_of_5000_models_takes_effect_in_time_and_does_not_stop_the_event_loop(
+    tmp_path: Path, record_property: Figures, changes_all: bool, limit: float
 ) -> None:
+    """`limit`: seconds from the save to the effect, of the median."""
     file = tmp_path / "routing.yaml"
     file.write_text(large_table(0, changes_all=changes_all))
     watch, threshold = FileWatch(Watched((file,))), gc.get_threshold()
@@ -108,7 +109,7 @@ async def test_a_reload_of_5000_models_is_live_in_a_second_and_does_not_stop_the
         f"{max(pauses) * 1000:.0f} ms at most (loaded in the event loop it would be {blocking * 1000:.0f} ms)",
     )
     assert max(pauses) < blocking / 2
-    assert sorted(effects)[2] <= (1.5 if changes_all else 1.0)
+    assert sorted(effects)[2] <= limit
 
 
 async def no_orphans(table: RoutingTable) -> list[str]:

@@ -84,7 +84,7 @@ class TextTranslator:
         return lines
 
     def _translate(self, events: list[bytes]) -> bytes:
-        """Return the lines of events, if any. One loop, because a call per event costs as much as its translation."""
+        """Return the lines of events, if any. One loop instead of a call per event."""
         answer = self._answer
         lines = b""
         for payload in events:
