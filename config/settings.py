@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -171,6 +171,9 @@ class RouterSettings(_Settings):
     """Tell the route of each request in headers of its response, as `X-Vllama-Trace: 1` does for one."""
     max_choices: Annotated[int, Field(ge=1, le=1024), Env("VLLAMA_MAX_CHOICES")] = 16
     """Largest `n` of a request on /v1."""
+    ready: Annotated[Literal["process", "any-model", "all-models"], Env("VLLAMA_READY")] = "process"
+    """What `/readyz` needs besides a router that does not drain and has seen its fleet: nothing, a model with an
+    available worker, or an available worker for each model."""
 
 
 class WorkerSettings(_Settings):

@@ -23,6 +23,7 @@ from vllama_pool.router.explainer import ModelExplainer
 from vllama_pool.router.handlers.admin import admin_routes
 from vllama_pool.router.handlers.catalogue import catalogue_routes
 from vllama_pool.router.handlers.explain import explain_routes
+from vllama_pool.router.handlers.health import ReadyView, Sources, health_routes
 from vllama_pool.router.handlers.models import model_routes
 from vllama_pool.router.handlers.openai_models import openai_model_routes
 from vllama_pool.router.instance import RouterInstance
@@ -32,6 +33,7 @@ from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.protocol.operation import Clock, Operation
 from vllama_pool.router.protocol.table import operations
+from vllama_pool.router.readiness import Readiness
 from vllama_pool.router.reload import Reloader, ReloadRequest
 from vllama_pool.router.reloadable import KeyAccess, make_fleet, reloadable_parts
 from vllama_pool.router.reports import Reports
@@ -50,6 +52,9 @@ from vllama_pool.router.upstream.interface import Client
 from vllama_pool.router.virtual_models.change_plans import Inventory
 from vllama_pool.router.wiring import writes_refusal
 
+RECENT = 60.0
+"""Seconds for which `/readyz` counts a worker as one that answered."""
+
 
 def create_app(
     settings: RouterSettings,
@@ -62,8 +67,12 @@ def create_app(
     instance: RouterInstance | None = None,
     reload_request: ReloadRequest | None = None,
     last_table: LastTable | None = None,
+    readiness: Readiness | None = None,
 ) -> Gate:
-    """Build the application. Raises RoutingError for an invalid routing file, unless `last_table` has a table."""
+    """Build the application. Raises RoutingError for an invalid routing file, unless `last_table` has a table.
+
+    `readiness`: where the process notes that it drains.
+    """
     watch = FileWatch(Watched((settings.routing_file,))) if settings.routing_file and table is None else None
     last_table, reload_request = last_table or LastTable(), reload_request or ReloadRequest()
     if table is None:
@@ -72,6 +81,7 @@ def create_app(
         client or UpstreamClient(), clock or SystemClock(), rng or random.Random(), log_stream or sys.stdout.buffer
     )
     instance = instance or RouterInstance()
+    readiness = readiness or Readiness()
 
     def file_state() -> RoutingFileState | None:
         return reloader.state if reloader is not None else None
@@ -97,7 +107,9 @@ def create_app(
         loops=(path.stalls.run, state.names.run, *((reloader.run,) if reloader else ())),
         closing=(path.shadows.aclose, collaborators.client.aclose),
     )
-    dispatcher = _serve(settings, hot, _handlers(settings, collaborators, state, reports, keyring, served), lifespan)
+    handlers = _handlers(settings, collaborators, state, reports, keyring, served)
+    handlers += health_routes(_ready_view(settings, state, readiness))
+    dispatcher = _serve(settings, hot, handlers, lifespan)
     observers = Observers(state.request_log.finished, state.metrics.finished, _on_refusal(state))
     gate = Gate(dispatcher, keys.open(table), observers, collaborators.clock.monotonic_ns)
     return gate
@@ -136,6 +148,18 @@ def _handlers(
         *admin_routes(reports.states),
         *explain_routes(reports.decisions, reports.find_decision, explainer),
     ]
+
+
+def _ready_view(settings: RouterSettings, state: RouterState, readiness: Readiness) -> ReadyView:
+    sources = Sources(
+        readiness,
+        state.pool,
+        state.routes,
+        queues=state.admission.queues,
+        registry_read=lambda: state.sources.discovery.polled,
+        now=time.monotonic,
+    )
+    return ReadyView(sources, settings.ready, RECENT)
 
 
 def _on_refusal(state: RouterState) -> Callable[[Refusal], None]:

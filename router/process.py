@@ -26,6 +26,7 @@ from vllama_pool.router.app import create_app
 from vllama_pool.router.descriptors import allow_many_descriptors
 from vllama_pool.router.instance import LISTEN_FD, PROCESS, RouterInstance
 from vllama_pool.router.last_table import LastTable
+from vllama_pool.router.readiness import Readiness
 from vllama_pool.router.reload import ReloadRequest
 from vllama_pool.router.server.connection_lifetime import enable_keepalive
 from vllama_pool.router.server.gate import Gate
@@ -43,11 +44,12 @@ LONGEST_IDLE = 10 * 365 * 86400
 
 
 class RouterServer(uvicorn.Server):
-    """Reports ready and draining to the supervisor."""
+    """Reports ready and draining to the supervisor, and draining to `readiness`."""
 
-    def __init__(self, config: uvicorn.Config, status: StatusPipe) -> None:
+    def __init__(self, config: uvicorn.Config, status: StatusPipe, readiness: Readiness) -> None:
         super().__init__(config)
         self._status = status
+        self._readiness = readiness
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -57,6 +59,7 @@ class RouterServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain on every signal. The supervisor kills a process that takes too long."""
+        self._readiness.drain()
         self._status.send(ChildStatus(WorkerState.DRAINING))
         super().handle_exit(signal.SIGTERM, frame)
 
@@ -70,7 +73,9 @@ def collect_less_garbage() -> None:
     gc.enable()
 
 
-def make_server(app: Gate, settings: RouterSettings, status: StatusPipe) -> RouterServer:
+def make_server(
+    app: Gate, settings: RouterSettings, status: StatusPipe, readiness: Readiness | None = None
+) -> RouterServer:
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -84,7 +89,7 @@ def make_server(app: Gate, settings: RouterSettings, status: StatusPipe) -> Rout
         timeout_keep_alive=max(1, round(min(settings.idle_timeout, LONGEST_IDLE))),
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
-    return RouterServer(config, status)
+    return RouterServer(config, status, readiness or Readiness())
 
 
 def main() -> None:
@@ -100,7 +105,14 @@ def main() -> None:
         configure_logging(settings.log_level)
         instance = RouterInstance.parse(os.environ[PROCESS])
         last_table = LastTable.from_environment(os.environ)
-        app = create_app(settings, instance=instance, reload_request=reload_request, last_table=last_table)
+        readiness = Readiness()
+        app = create_app(
+            settings,
+            instance=instance,
+            reload_request=reload_request,
+            last_table=last_table,
+            readiness=readiness,
+        )
     except ValidationError as error:
         for line in error_lines(error):
             sys.stderr.write(f"vllama: {line}\n")
@@ -108,7 +120,7 @@ def main() -> None:
     except RoutingError as error:
         sys.stderr.write(f"vllama: {error}\n")
         sys.exit(FAILED)
-    serving = make_server(app, settings, status)
+    serving = make_server(app, settings, status, readiness)
     serving.run(sockets=[listening])
     if not serving.started:
         sys.exit(FAILED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vllama_pool.router.admission.output_cap import OutputCap
 from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.admission.tenant import Tenant
-from vllama_pool.router.routing.rights import Rights
+from vllama_pool.router.routing.rights import NameList, Rights
 from vllama_pool.router.telemetry.usage import Usage
 
 GRANT = "vllama.grant"
@@ -40,3 +40,7 @@ class Grant:
 
     def __repr__(self) -> str:
         return f"<Grant of {self.name!r}>"
+
+
+NAMELESS = Grant(rights=Rights((NameList(()),), lambda name: ()))
+"""Of a client without a key that may know no model's name."""

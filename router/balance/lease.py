@@ -58,8 +58,10 @@ class Lease:
         if not self._has_content and not self.released:
             self._has_content = True
             self._probe = False
-            if self.worker.troubled:
-                self.worker.record_success(self._sent, self._clock())
+            worker = self.worker
+            worker.answered_at = now = self._clock()
+            if worker.troubled:
+                worker.record_success(self._sent, now)
 
     def release(self, outcome: Outcome) -> None:
         """End the request and record its effect on the worker's health and speed."""

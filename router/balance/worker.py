@@ -8,7 +8,7 @@ from typing import Protocol
 from vllama_pool.router.balance.hashing import stable_hash
 from vllama_pool.router.balance.health import WorkerHealth
 from vllama_pool.router.balance.speed import MIN_FULL_TIME, Peers, Rate
-from vllama_pool.router.errors import AttemptFailed, Busy, Lost, ModelGone
+from vllama_pool.router.errors import AttemptFailed, Busy, Lost, ModelGone, Refused
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord, WorkerState
 
@@ -39,6 +39,7 @@ class Worker:
     __slots__ = (
         *("id", "record", "endpoint", "slots", "position", "observers", "last_report", "reported_at", "serving"),
         *("in_flight", "down", "health", "problem", "rate", "speed", "peers", "troubled", "_others_load", "seed"),
+        *("answered_at", "last_failure"),
         *(
             "_full_share_at",
             "_peak",
@@ -75,6 +76,10 @@ class Worker:
         self.health = WorkerHealth()
         self.problem = ""
         """Why the latest connection failed; "" after a success."""
+        self.answered_at = float("-inf")
+        """When its engine latest produced a token that this process knows of: a first content, or a reported rate."""
+        self.last_failure: tuple[float, str] | None = None
+        """Time and kind of the latest failed request or probe."""
         self.troubled = False
         """True from a failure until a success has made up for it. Without, another success changes nothing."""
         self.rate = Rate()
@@ -243,6 +248,8 @@ class Worker:
             self._full_since = None
         elif self._full_since is None:
             self._full_since = now
+        if load.tokens_per_second > 0:
+            self.answered_at = now
         full = self._full_since is not None and now - self._full_since >= MIN_FULL_TIME
         self.rate.record_report(load.tokens_per_second, full, elapsed, now)
 
@@ -262,6 +269,7 @@ class Worker:
         """Record a failed probe."""
         self.health.link.record_failure(now, now)
         self.troubled = True
+        self.last_failure = now, "Probe"
         self._changed()
 
     def mark_down(self) -> None:
@@ -305,6 +313,8 @@ class Worker:
         self.troubled = True
         self.health.record_failure(failure, sent, now)
         self.problem = failure.text if isinstance(failure, Lost) else ""
+        if not isinstance(failure, Refused):
+            self.last_failure = now, type(failure).__name__
         if isinstance(failure, Busy):
             self._answered_busy = self._busy = True
         elif isinstance(failure, ModelGone) and model:

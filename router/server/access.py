@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from vllama_pool.config.api_keys import digest, identify
 from vllama_pool.config.listen import is_loopback
 from vllama_pool.config.settings import PRIVATE, RouterSettings
-from vllama_pool.router.admission.grant import Grant
+from vllama_pool.router.admission.grant import NAMELESS, Grant
 from vllama_pool.router.protocol.error_bodies import error_body, speaks_anthropic, speaks_openai
 from vllama_pool.router.server.asgi import Scope, header, request_headers
 from vllama_pool.router.server.cors import Headers, Origins, same_host
@@ -31,7 +31,9 @@ REMEMBERED_DECISIONS = 1024
 REMEMBERED_LENGTH = 256
 """Bytes of a request's path, Host and Origin. Bounds the memory that clients can fill."""
 
-_KEYLESS_PATHS = frozenset({"/", "/health"})
+_KEYLESS_PATHS = frozenset({"/", "/health", "/livez"})
+_READY_PATH = "/readyz"
+"""Keyless too, but names models only to clients with a key or on this machine."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORWARDING_HEADERS = frozenset(
     {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
@@ -204,6 +206,8 @@ class Access:
             return Allowed(grant.name, headers, grant)
         if self.allow_anonymous:
             return Allowed(headers=headers)
+        if path == _READY_PATH and request.method in _SAFE_METHODS:
+            return Allowed(headers=headers, grant=None if self._opens_admin(request, secret) else NAMELESS)
         refusal = (unknown_key if secret else missing_key)(request.client or "")
         return _unauthorized(_unauthorized_text(path, wrong=bool(secret)), headers, refusal)
 
@@ -213,7 +217,7 @@ class Access:
         Local requests need an own Host even on public addresses: DNS rebinding makes a local browser send a foreign
         page's requests.
         """
-        if request.local and self._is_own_host(request.host or "", request.server):
+        if self._is_local_admin(request):
             return Allowed(headers=headers)
         if self.admin_digest is None:
             text = "only from the router's own machine; set VLLAMA_ADMIN_KEY to open it to others"
@@ -224,6 +228,15 @@ class Access:
             return Allowed("admin", headers)
         refusal = (unknown_key if secret else missing_key)(request.client or "", admin=True)
         return _unauthorized(_UNAUTHORIZED, headers, refusal)
+
+    def _is_local_admin(self, request: AccessRequest) -> bool:
+        return request.local and self._is_own_host(request.host or "", request.server)
+
+    def _opens_admin(self, request: AccessRequest, secret: str | None) -> bool:
+        if self._is_local_admin(request):
+            return True
+        known = self.admin_digest
+        return secret is not None and known is not None and hmac.compare_digest(digest(secret), known)
 
 
 _Short: TypeAlias = tuple[str, str, bytes | None, bytes | None, str | None, str | None, bytes | None]

@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "router/instance.py": set(),
     "router/log_once.py": set(),
     "router/offload.py": set(),
+    "router/readiness.py": set(),
     "router/upstream": {"router/log_once.py", "workers/vllm"},
     "router/protocol": {"config", "config/routing", "router/errors.py", "workers/registry"},
     "router/protocol/vllm": {"config/routing", "router/protocol", "router/errors.py", "workers/registry"},
@@ -90,12 +91,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "router/handlers": {
         "router/explainer.py",
         *(
+            "config",
             "router/admission",
             "router/balance",
             "router/errors.py",
             "router/offload.py",
             "router/protocol",
             "router/protocol/ollama",
+            "router/readiness.py",
         ),
         *(
             "router/protocol/openai",
@@ -128,7 +131,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "router/app.py": {
         *("config", "config/routing", "router/admission", "router/explainer.py", "router/handlers"),
         *("router/instance.py", "router/last_table.py", "router/lifespan.py", "router/protocol"),
-        *("router/protocol/ollama", "router/protocol/table.py", "router/reload.py", "router/reloadable.py"),
+        *("router/protocol/ollama", "router/protocol/table.py", "router/readiness.py", "router/reload.py"),
+        "router/reloadable.py",
         *("router/reports.py", "router/request_path.py", "router/server", "router/state.py", "router/telemetry"),
         *("router/upstream", "router/virtual_models", "router/wiring.py"),
     },
@@ -142,6 +146,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "router/descriptors.py",
             "router/instance.py",
             "router/last_table.py",
+            "router/readiness.py",
             "router/reload.py",
         ),
         *("router/server", "workers/process", "workers/registry"),

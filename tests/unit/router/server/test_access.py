@@ -12,6 +12,7 @@ from tests.support.asgi import Scope, http_scope
 from tests.support.keys import grants
 from vllama_pool.config.api_keys import ApiKey, digest
 from vllama_pool.config.settings import RouterSettings
+from vllama_pool.router.admission.grant import NAMELESS
 from vllama_pool.router.server.access import (
     REMEMBERED_DECISIONS,
     REMEMBERED_LENGTH,
@@ -605,3 +606,24 @@ def test_a_bounded_number_of_decisions_is_remembered() -> None:
         decisions.decide(http_scope("POST", "/api/chat"), {b"host": b"host-%d" % number})
     decisions.decide(http_scope("POST", "/api/chat"), {b"host": b"host-0"})
     assert decided == 2 * REMEMBERED_DECISIONS + 1
+
+
+def test_probes_of_the_process_and_of_readiness_need_no_key() -> None:
+    livez = AccessRequest("GET", "/livez", host="10.1.2.3:11434", client="10.9.9.9", server="10.1.2.3")
+    assert passes(PUBLIC, livez).grant is None
+    assert passes(PUBLIC, livez._replace(path="/readyz")).grant is NAMELESS
+    assert passes(PUBLIC, livez._replace(path="/readyz", authorization="Bearer wrong")).grant is NAMELESS
+
+
+def test_readiness_names_models_to_keys_the_admin_key_and_this_machine() -> None:
+    ready = AccessRequest("HEAD", "/readyz", host="10.1.2.3", client="10.9.9.9", server="10.1.2.3")
+    access = replace(PUBLIC, admin_digest=digest(ADMIN))
+    assert passes(access, ready._replace(authorization="Bearer annas-key")).grant is KEYS[digest("annas-key")]
+    assert passes(access, ready._replace(authorization=f"Bearer {ADMIN}")).grant is None
+    assert passes(access, ready._replace(host="localhost", client="127.0.0.1")).grant is None
+    assert passes(access, ready._replace(host="evil.example", client="127.0.0.1")).grant is NAMELESS
+    assert passes(LOOPBACK, ready._replace(host="localhost")).grant is None
+
+
+def test_readiness_is_keyless_for_reading_only() -> None:
+    assert refusal(PUBLIC, AccessRequest("POST", "/readyz", client="10.9.9.9")) == 401
