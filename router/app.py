@@ -22,6 +22,7 @@ from vllama_pool.router.admission.keyring import Keyring
 from vllama_pool.router.explainer import ModelExplainer
 from vllama_pool.router.handlers.admin import admin_routes
 from vllama_pool.router.handlers.catalogue import catalogue_routes
+from vllama_pool.router.handlers.drain import drain_routes
 from vllama_pool.router.handlers.explain import explain_routes
 from vllama_pool.router.handlers.health import ReadyView, Sources, health_routes
 from vllama_pool.router.handlers.models import model_routes
@@ -146,6 +147,7 @@ def _handlers(
             lambda rights: Inventory(routes(), pool, state.virtual_models.live, writes_refusal(settings), rights),
         ),
         *admin_routes(reports.states),
+        *drain_routes(pool, state.sources.drains),
         *explain_routes(reports.decisions, reports.find_decision, explainer),
     ]
 

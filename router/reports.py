@@ -69,6 +69,7 @@ def _process_report(state: RouterState, file_state: FileState) -> ProcessReport:
         state.metrics.families(),
         discovery.registry_problem,
         file_state(),
+        tuple(state.sources.drains.drained),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.discovery.drains import Drains
 from vllama_pool.router.discovery.health_probe import PROBE_TIMEOUT, health_probe
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.discovery.static_workers import StaticWorkers
@@ -34,6 +35,7 @@ class Sources:
     discovery: Discovery
     static: StaticWorkers
     sync: ModelSync
+    drains: Drains
     closing: tuple[Callable[[], Awaitable[object]], ...]
 
     @property
@@ -69,6 +71,10 @@ def open_sources(
         registry, virtual, signature_policy(settings), router_id=router_id, file=save_file(settings), shadowed=shadowed
     )
     sync.load()
+    policy = signature_policy(settings)
+    drains = Drains(
+        registry, pool.drain, fleet=policy.fleet, secret=policy.secret, allow_unsigned=policy.allow_unsigned
+    )
     discovery = Discovery(
         registry,
         record_checker(settings, endpoints),
@@ -76,9 +82,10 @@ def open_sources(
         health_probe(probes, key),
         router_id=router_id,
         models=sync,
+        drains=drains,
     )
     static = StaticWorkers(workers, pool, control, endpoints, key=key)
-    return Sources(discovery, static, sync, (control.aclose, probes.aclose, redis.aclose))
+    return Sources(discovery, static, sync, drains, (control.aclose, probes.aclose, redis.aclose))
 
 
 def signature_policy(settings: RouterSettings) -> SignaturePolicy:

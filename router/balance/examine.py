@@ -10,7 +10,7 @@ from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.policies.policy import Policy, Terms
 from vllama_pool.router.balance.select import Found, find, needed_window
 from vllama_pool.router.balance.selector import Selected, has_any
-from vllama_pool.router.balance.worker import Replica, Worker
+from vllama_pool.router.balance.worker import DRAINING_ASKED, Replica, Worker
 
 _NO_TERMS = Terms()
 
@@ -115,6 +115,8 @@ def _reason(replica: Replica, group: Group, tried: Collection[str], now: float, 
         return _objection(replica, group)
     if worker.set_aside:
         return "set aside"
+    if worker.drained:
+        return DRAINING_ASKED
     if not worker.serving:
         return str(worker.state)
     if worker.down:

@@ -5,7 +5,7 @@ All state belongs to one event loop and nothing awaits, so there are no locks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -51,6 +51,7 @@ class Pool:
         self._positions = count()
         self._served: tuple[str, ...] | None = None
         self._message_for: Callable[[WorkerRecord], str] = lambda record: ""
+        self._drained: Collection[str] = ()
         self.version = 0
         """Changes with the models that any worker serves."""
 
@@ -79,6 +80,7 @@ class Pool:
         for one in found:
             worker = self._upsert(one, now)
             worker.set_aside = self._message_for(one.record)
+            worker.drained = worker.id in self._drained
             if one.load is not None:
                 worker.report(one.load, now)
             worker.update_speed(now)
@@ -126,6 +128,12 @@ class Pool:
         self._message_for = message_for
         for worker in self:
             worker.set_aside = message_for(worker.record)
+
+    def drain(self, worker_ids: Collection[str]) -> None:
+        """Give these workers, now and later, no new requests, and the others requests again. Theirs continue."""
+        self._drained = worker_ids
+        for worker in self:
+            worker.drained = worker.id in worker_ids
 
     # called for requests
 

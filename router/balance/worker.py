@@ -27,6 +27,9 @@ REPORT_LAG = 1.0
 DENIAL_DURATION = 5.0
 """Seconds for which a worker gets no request for a model that it answered 404 for."""
 
+DRAINING_ASKED = "draining (asked)"
+"""State of a worker that operators drain, for people."""
+
 
 class Observer(Protocol):
     def changed(self, worker: Worker, /) -> None:
@@ -50,6 +53,7 @@ class Worker:
             "_busy",
             "_denied_until",
             "_set_aside",
+            "_drained",
         ),
     )
 
@@ -96,6 +100,7 @@ class Worker:
         self._busy = False  # full whatever its load
         self._denied_until: dict[str, float] = {}
         self._set_aside = ""
+        self._drained = False
 
     def __repr__(self) -> str:
         slots = self.record.slots or "?"
@@ -117,9 +122,20 @@ class Worker:
             self._changed()
 
     @property
+    def drained(self) -> bool:
+        """True if operators have asked that it drains. It then gets no new requests."""
+        return self._drained
+
+    @drained.setter
+    def drained(self, drained: bool) -> None:
+        if drained is not self._drained:
+            self._drained = drained
+            self._changed()
+
+    @property
     def is_open(self) -> bool:
-        """True if it serves and is not set aside. It may be down or unhealthy."""
-        return self.serving and not self._set_aside
+        """True if it serves, is not set aside and not drained. It may be down or unhealthy."""
+        return self.serving and not self._set_aside and not self._drained
 
     @property
     def unresponsive(self) -> bool:

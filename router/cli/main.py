@@ -9,7 +9,7 @@ import click
 
 from vllama_pool.config.redaction import redacted
 
-COMMANDS = ("serve", "worker", "ps", "check", "explain", "compat", "key")
+COMMANDS = ("serve", "worker", "ps", "drain", "undrain", "check", "explain", "compat", "key")
 """Modules of `router.cli.commands`, in the order of the help."""
 
 

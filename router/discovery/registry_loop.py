@@ -11,11 +11,12 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Protocol
 
 from vllama_pool.router.balance.pool import Discovered
+from vllama_pool.router.discovery.drains import Drains
 from vllama_pool.router.discovery.membership import Liveness, Membership, ProbeAnswer, WorkerSink
 from vllama_pool.router.discovery.trust import RecordChecker
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable
@@ -26,6 +27,7 @@ from vllama_pool.workers.registry.messages import (
     Snapshot,
     Subscribed,
     Version,
+    WantChanged,
     WorkerBeat,
     WorkerDown,
     WorkerUp,
@@ -72,6 +74,7 @@ class Discovery:
         clock: Callable[[], float] = time.monotonic,
         router_id: str | None = None,
         models: ModelListener | None = None,
+        drains: Drains | None = None,
     ) -> None:
         self._registry = registry
         self._checker = record_checker
@@ -79,6 +82,7 @@ class Discovery:
         self._clock = clock
         self._router_id = router_id or secrets.token_hex(8)
         self._models = models
+        self._drains = drains
         self._membership = Membership(pool)
         self._wake = asyncio.Event()
         self._polled = asyncio.Event()
@@ -159,6 +163,10 @@ class Discovery:
                 if self._models is not None:
                     await self._handle_model(event, self._models)
                 return False
+            case WantChanged():
+                if self._drains is not None:
+                    self._drains.changed(event)
+                return False
 
     async def _handle_model(self, event: ModelChanged | ModelAck, models: ModelListener) -> None:
         if isinstance(event, ModelAck):
@@ -184,8 +192,11 @@ class Discovery:
                 self._log_outage("")
                 records = snapshot.records
                 found = await self._checker.check_all(records) if records is not None else {}
+                if self._drains is not None:
+                    self._drains.polled(snapshot.wants)
                 full = self._apply(since, snapshot, found) or self._checker.pending
                 await self._poll_models(snapshot.models)
+                await self._restore_drains(snapshot.wants)
                 self._polled.set()
             self._start_probes(tasks)
             full = await self._pause() or full
@@ -195,6 +206,12 @@ class Discovery:
         if self._models is not None:
             with suppress(RegistryUnavailable):  # the next poll tries again
                 await self._models.polled(version)
+
+    async def _restore_drains(self, wants: Mapping[str, bytes]) -> None:
+        """A failure does not count as a failed poll of the workers."""
+        if self._drains is not None:
+            with suppress(RegistryUnavailable):  # the next poll tries again
+                await self._drains.restore(wants)
 
     def _apply(self, since: Version, snapshot: Snapshot, found: dict[str, Discovered]) -> bool:
         again = self._membership.polled(since, snapshot, found, self._clock())

@@ -18,7 +18,7 @@ from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.policies.policy import Policy
 from vllama_pool.router.balance.select import Untried
 from vllama_pool.router.balance.selector import Selected
-from vllama_pool.router.balance.worker import Replica, Worker
+from vllama_pool.router.balance.worker import DRAINING_ASKED, Replica, Worker
 from vllama_pool.router.errors import NoWorker
 from vllama_pool.router.routing.asker import Asker
 from vllama_pool.router.routing.demands import read_demand
@@ -276,7 +276,9 @@ def no_worker(name: str, model: str, replicas: Sequence[Replica], why: str = "no
 def _state(worker: Worker) -> str:
     if worker.set_aside:
         return "set aside"
-    return "down" if worker.down else str(worker.state)
+    if worker.down:
+        return "down"
+    return DRAINING_ASKED if worker.drained and worker.serving else str(worker.state)
 
 
 @lru_cache(maxsize=4096)

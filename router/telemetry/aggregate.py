@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 
+from vllama_pool.router.balance.worker import DRAINING_ASKED
 from vllama_pool.router.telemetry.families import Family, exposition, merged
 from vllama_pool.router.telemetry.routing_file import RoutingFileState, routing_states
 from vllama_pool.router.telemetry.worker_view import WorkerView
 
-STATES = ("ready", "sleeping", "draining", "starting", "restarting", "stopped", "set aside", "down")
+STATES = ("ready", "sleeping", DRAINING_ASKED, "draining", "starting", "restarting", "stopped", "set aside", "down")
 """Best to worst. Unlisted states rank last."""
 BREAKERS = ("closed", "half-open", "suspect", "open")
 """Best to worst. Unlisted ones rank last."""
@@ -27,6 +28,8 @@ class ProcessReport(msgspec.Struct, frozen=True):
     registry_problem: str = ""
     routing_file: RoutingFileState | None = None
     """None without one."""
+    drained: tuple[str, ...] = ()
+    """Ids of the workers that operators drain, present or not."""
 
 
 class Processes(msgspec.Struct, frozen=True):
@@ -45,6 +48,8 @@ class WorkersPage(msgspec.Struct, frozen=True):
     """Why; of the first such process."""
     routing_file: dict[str, RoutingFileState] = {}
     """By the names of the processes."""
+    drained_absent: tuple[str, ...] = ()
+    """Ids of drained workers that no process knows now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ def workers_page(reports: ProcessReports) -> WorkersPage:
         Processes(reports.total, len(reports.by_process)),
         next((report.registry_problem for report in reports.by_process.values() if report.registry_problem), ""),
         routing_files(reports),
+        tuple(sorted({one for report in reports.by_process.values() for one in report.drained} - views.keys())),
     )
 
 

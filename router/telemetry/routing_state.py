@@ -22,7 +22,7 @@ class RoutingState(msgspec.Struct, frozen=True):
     caught_up: bool
     """True once it has read the registry's workers and virtual models."""
     workers: dict[str, RoutedWorker]
-    """Those that can get requests, by id."""
+    """Those that can get requests, or that operators drain, by id."""
     registry_problem: str = ""
     revision: str = ""
     """Of the live routing table; "" without a routing file."""
@@ -36,6 +36,6 @@ def routing_state(
             worker.record.generation, tuple(name for model in worker.record.models for name in model.names)
         )
         for worker in workers
-        if worker.is_open and not worker.down
+        if (worker.is_open or (worker.drained and worker.serving)) and not worker.down
     }
     return RoutingState(caught_up, routed, registry_problem, revision)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from vllama_pool.router.balance.worker import Worker
+from vllama_pool.router.balance.worker import DRAINING_ASKED, Worker
 
 
 class ServedModel(msgspec.Struct, frozen=True):
@@ -20,7 +20,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     url: str
     state: str
-    """A `WorkerState`, "down" or "set aside"."""
+    """A `WorkerState`, "down", "set aside" or "draining (asked)"."""
     models: tuple[str, ...]
     running: int
     waiting: int
@@ -40,6 +40,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """Relative to the median of its model's workers."""
     served: tuple[ServedModel, ...] = ()
     tags: tuple[str, ...] = ()
+    drained: bool = False
+    """Operators have asked that it drains."""
 
 
 def view_worker(worker: Worker, now: float) -> WorkerView:
@@ -47,7 +49,7 @@ def view_worker(worker: Worker, now: float) -> WorkerView:
     return WorkerView(
         id=record.id,
         url=record.url,
-        state="down" if worker.down else "set aside" if worker.set_aside else str(load.state),
+        state=_state(worker),
         models=tuple(model.name for model in record.models),
         running=load.running,
         waiting=load.waiting,
@@ -63,7 +65,16 @@ def view_worker(worker: Worker, now: float) -> WorkerView:
         speed=round(worker.speed, 3),
         served=tuple(ServedModel(model.name, model.aliases, model.context_length) for model in record.models),
         tags=record.tags,
+        drained=worker.drained,
     )
+
+
+def _state(worker: Worker) -> str:
+    if worker.down:
+        return "down"
+    if worker.set_aside:
+        return "set aside"
+    return DRAINING_ASKED if worker.drained and worker.serving else str(worker.last_report.state)
 
 
 def view_workers(workers: Iterable[Worker], now: float) -> tuple[WorkerView, ...]:

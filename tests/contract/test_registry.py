@@ -22,6 +22,7 @@ from vllama_pool.workers.registry.messages import (
     ModelChanged,
     Subscribed,
     Version,
+    WantChanged,
     WorkerBeat,
     WorkerDown,
     WorkerUp,
@@ -345,3 +346,51 @@ async def test_cancellation_always_propagates(clients: Clients) -> None:
         done, _ = await asyncio.wait([task], timeout=5)
         assert done, f"cancelled after {turns} turns of the loop, and it ran on"
         assert task.cancelled()
+
+
+async def test_what_is_asked_of_a_worker_is_stored_published_and_read_with_the_snapshot(
+    clients: Clients, registry: Registry
+) -> None:
+    listener = Registry(clients(), "f")
+    async with aclosing(listener.events()) as events:
+        await anext(events)
+        assert await registry.put_want("static/http://x:1", b"5\n{}") == b""
+        async with asyncio.timeout(5):
+            assert await anext(events) == WantChanged("static/http://x:1", b"5\n{}")
+    assert (await registry.snapshot()).wants == {"static/http://x:1": b"5\n{}"}
+
+
+async def test_what_is_asked_changes_only_with_a_higher_revision(registry: Registry) -> None:
+    high = 2**62 + 1  # equal to the next lower number as a double, which is what Lua's numbers are
+    await registry.put_want("a", b"9\n{}")
+    assert await registry.put_want("a", b"10\n{}") == b""
+    for lower in (b"9\n{}", b"10\n[]"):
+        assert await registry.put_want("a", lower) == b"10\n{}"
+    assert await registry.put_want("a", b"%d\n{}" % high) == b""
+    assert await registry.put_want("a", b"%d\n{}" % (high - 1)) == b"%d\n{}" % high
+
+
+async def test_an_agent_restores_what_was_asked_of_its_worker_after_a_flush(
+    clients: Clients, registry: Registry, redis: aioredis.Redis
+) -> None:
+    agent = Registry(clients(), "f", secret=SECRET)
+    await agent.register(record(), LoadReport())
+    await registry.put_want("a", b"5\n{}")
+    await registry.put_want("b", b"6\n{}")
+    assert await agent.beat("a", 1, LoadReport())
+    await redis.flushall()
+    assert not await agent.beat("a", 1, LoadReport())
+    await agent.register(record(), LoadReport())
+    assert (await registry.snapshot()).wants == {"a": b"5\n{}"}
+
+
+async def test_a_worker_that_left_keeps_what_is_asked_of_it(registry: Registry) -> None:
+    await registry.register(record(), LoadReport())
+    await registry.put_want("a", b"5\n{}")
+    await registry.deregister("a", 1)
+    assert (await registry.snapshot()).wants == {"a": b"5\n{}"}
+
+
+async def test_an_id_with_a_line_feed_is_refused(registry: Registry) -> None:
+    with pytest.raises(ValueError, match="not a worker id"):
+        await registry.put_want("a\nb", b"5\n{}")

@@ -290,6 +290,7 @@ def test_only_discovery_and_virtual_models_read_the_registry() -> None:
     client = "workers/registry/client.py"
     readers = {module for module in modules() if module.startswith("router/") and client in set(ours(module))}
     assert readers <= {
+        "router/discovery/drains.py",
         "router/discovery/registry_loop.py",
         "router/virtual_models/sync.py",
         "router/wiring.py",

@@ -177,10 +177,12 @@ class Registry:
         self._silence = silence
         self._count = itertools.count(1)
         self._where = _address(redis)
+        self._want = b""
+        """What was asked of the agent's worker at its last beat, for a registry that was flushed."""
         folder = resources.files("vllama_pool.workers.registry") / "scripts"
-        self._register, self._beat, self._deregister, self._snapshot, self._models, self._put_model = (
+        self._register, self._beat, self._deregister, self._snapshot, self._models, self._put_model, self._put_want = (
             redis.register_script((folder / f"{name}.lua").read_text("utf-8"))
-            for name in ("register", "beat", "deregister", "snapshot", "models", "put_model")
+            for name in ("register", "beat", "deregister", "snapshot", "models", "put_model", "want")
         )
 
     # --- agents ---
@@ -198,15 +200,22 @@ class Registry:
                 [keys.meta, keys.w, keys.load, keys.hbz],
                 [keys.ev, record.id, record.generation, envelope, beat, secrets.token_hex(8)],
             )
-            return Registered(reply[1].decode(), int(reply[2])) if reply[0] else Fenced(int(reply[1]))
+            if not reply[0]:
+                return Fenced(int(reply[1]))
+            if self._want:
+                await self.put_want(record.id, self._want)
+            return Registered(reply[1].decode(), int(reply[2]))
 
     async def beat(self, worker_id: str, generation: int, load: LoadReport) -> bool:
         """Return False if the worker must register again."""
         keys = self._keys
         beat = encode_beat(Beat(generation, next(self._count), load))
         with _mapped(self._where):
-            reply = await self._beat([keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation, beat])
-        return bool(reply)
+            reply = await self._beat([keys.w, keys.load, keys.hbz, keys.want], [keys.ev, worker_id, generation, beat])
+        if not isinstance(reply, bytes):
+            return False
+        self._want = reply or self._want
+        return True
 
     async def deregister(self, worker_id: str, generation: int) -> bool:
         """Return False if the worker is absent or a newer start is registered."""
@@ -224,8 +233,8 @@ class Registry:
         """
         keys = self._keys
         with _mapped(self._where), _understood(self._where):
-            epoch, seq, collected, beats, records, models = await self._snapshot(
-                [keys.meta, keys.w, keys.load, keys.hbz, keys.routers, keys.vm],
+            epoch, seq, collected, beats, records, models, wants = await self._snapshot(
+                [keys.meta, keys.w, keys.load, keys.hbz, keys.routers, keys.vm, keys.want],
                 [str(known or ""), int(COLLECT_AFTER * 1000), router, int(ROUTER_TTL * 1000)],
             )
             return Snapshot(
@@ -234,7 +243,18 @@ class Registry:
                 None if records is None else {_text(key): bytes(value) for key, value in _pairs(records)},
                 {_text(key): beat for key, value in _pairs(beats) if (beat := decode_beat(value))},
                 _text(models),
+                {_text(key): bytes(value) for key, value in _pairs(wants)},
             )
+
+    async def put_want(self, worker_id: str, entry: bytes) -> bytes:
+        """Write what is asked of a worker and publish it. Return b"", or the stored entry if its revision is not lower.
+
+        Raises ValueError for an invalid id.
+        """
+        if not worker_id.isprintable():  # a static worker's id is any name or URL
+            raise ValueError(f"{worker_id!r} is not a worker id")
+        with _mapped(self._where), _understood(self._where):
+            return bytes(await self._put_want([self._keys.want], [self._keys.ev, worker_id, entry]))
 
     async def retire_router(self, router: str) -> None:
         with _mapped(self._where):

@@ -39,6 +39,9 @@ class Keys:
     ev: str
     #: HASH name key -> signed envelope of a virtual model or its tombstone. Written by routers.
     vm: str
+    #: HASH worker id -> "revision\nenvelope" of what operators ask of the worker. Written by routers, and after a flush
+    #: by agents too. Stays when the worker leaves.
+    want: str
 
     @classmethod
     def of(cls, fleet: str) -> Keys:
@@ -46,7 +49,7 @@ class Keys:
         if not _FLEET.fullmatch(fleet):
             raise ValueError(f"{fleet!r} is not a valid fleet name; use up to 64 letters, digits, '.', '_' and '-'")
         tag = f"{{vllama:{fleet}}}:"
-        return cls(*(tag + name for name in ("meta", "w", "load", "hbz", "routers", "ev", "vm")))
+        return cls(*(tag + name for name in ("meta", "w", "load", "hbz", "routers", "ev", "vm", "want")))
 
 
 def check_worker_id(worker_id: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vllama_pool.workers.registry.record import LoadReport, WorkerState
 
@@ -41,6 +41,8 @@ class Snapshot:
     beats: Mapping[str, Beat]
     models: str = ""
     """Version of the virtual models. A flush changes it too."""
+    wants: Mapping[str, bytes] = field(default_factory=dict)
+    """Worker id -> entry of what operators ask of it, unverified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,16 @@ class ModelAck:
     router: str
 
 
-Event = Subscribed | WorkerUp | WorkerDown | WorkerBeat | ModelChanged | ModelAck
+@dataclass(frozen=True, slots=True)
+class WantChanged:
+    """Operators ask something else of a worker."""
+
+    worker_id: str
+    entry: bytes
+    """Unverified."""
+
+
+Event = Subscribed | WorkerUp | WorkerDown | WorkerBeat | ModelChanged | ModelAck | WantChanged
 
 
 def encode_beat(beat: Beat) -> str:
@@ -139,7 +150,7 @@ def encode_ack(ack: ModelAck) -> str:
     return f"seen\n{ack.version}\n{ack.router}"
 
 
-def decode_event(data: bytes) -> WorkerUp | WorkerDown | WorkerBeat | ModelChanged | ModelAck | None:
+def decode_event(data: bytes) -> Event | None:
     """Return None for damaged data or an unknown kind; polling repairs the loss."""
     kind, _, rest = data.partition(b"\n")
     try:
@@ -162,6 +173,9 @@ def decode_event(data: bytes) -> WorkerUp | WorkerDown | WorkerBeat | ModelChang
             case b"seen":
                 change, router = rest.split(b"\n", 1)
                 return ModelAck(change.decode(), router.decode())
+            case b"want":
+                worker_id, entry = rest.split(b"\n", 1)
+                return WantChanged(worker_id.decode(), entry)
     except ValueError:
         return None
     return None

@@ -34,6 +34,8 @@ def command(base_url: str | None, as_json: bool) -> None:
     show(terminal, [workers_table(page.workers, terminal.width)] if page.workers else [])
     if not page.workers:
         click.echo("no workers; start one with: vllama worker --model MODEL")
+    for worker_id in page.drained_absent:
+        click.echo(printable(f"{worker_id} is drained and absent; vllama undrain {worker_id} ends that"))
     for line in revision_lines(page.routing_file, time.time()):
         click.echo(printable(line))
     for line in problem_lines(page.routing_file):

@@ -34,6 +34,15 @@ class ErrorBody(msgspec.Struct):
     error: str
 
 
+class RouterRefused(CommandFailed):
+    """The router answered with an error."""
+
+    def __init__(self, message: str, status: int, body: bytes) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
+
+
 class RouterClient:
     """Asks one router, with the admin key of the settings."""
 
@@ -49,7 +58,7 @@ class RouterClient:
         return self._send("GET", path, params=params)
 
     def post(self, path: str, body: bytes) -> httpx.Response:
-        """Post JSON. Raises CommandFailed as `get`."""
+        """Post JSON. Raises CommandFailed as `get`; RouterRefused for an error of the router."""
         return self._send("POST", path, content=body)
 
     def decode(self, answer: httpx.Response, kind: type[T]) -> T:
@@ -80,7 +89,8 @@ class RouterClient:
             raise CommandFailed(unreachable("router", self.base_url, why, cure)) from error
         if answer.status_code != httpx.codes.OK:
             error_text = printable(error_of(answer.content))
-            raise CommandFailed(f"{self.base_url} answered {answer.status_code}: {error_text}")
+            message = f"{self.base_url} answered {answer.status_code}: {error_text}"
+            raise RouterRefused(message, answer.status_code, answer.content)
         return answer
 
 

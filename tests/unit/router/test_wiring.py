@@ -100,5 +100,5 @@ async def test_closing_the_sources_closes_every_client() -> None:
     sources = open_sources(settings(), (), Pool(time.monotonic), ModelStore(), tuple)
     assert len(sources.closing) == 3
     await sources.aclose()
-    await Sources(sources.discovery, sources.static, sources.sync, (control, redis)).aclose()
+    await Sources(sources.discovery, sources.static, sources.sync, sources.drains, (control, redis)).aclose()
     assert closed == ["control", "redis"]

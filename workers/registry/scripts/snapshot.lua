@@ -1,11 +1,12 @@
 -- All load reports, and all records unless they are at the known version.
 -- Deletes workers without recent beats, and records that this router polls.
 --
--- KEYS  meta w load hbz routers vm
+-- KEYS  meta w load hbz routers vm want
 -- ARGV  version known ("epoch:seq"), collect after (ms), router process id or '', router lifetime (ms)
--- Reply {epoch, seq, collected, {id, load, …}, {id, envelope, …} or false, version of the virtual models}
+-- Reply {epoch, seq, collected, {id, load, …}, {id, envelope, …} or false, version of the virtual models,
+--        {id, entry of what is asked of it, …}}
 
-local meta, w, load, hbz, routers, vm = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local meta, w, load, hbz, routers, vm, want = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local known, collect_after, router, router_ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 
 local time = redis.call('TIME')
@@ -35,5 +36,5 @@ if epoch .. ':' .. seq ~= known then
 end
 return {
   epoch, seq, redis.call('HGET', meta, 'collected') or '0', redis.call('HGETALL', load), records,
-  epoch .. ':' .. (redis.call('HGET', meta, 'models') or '0') .. ':' .. redis.call('HLEN', vm),
+  epoch .. ':' .. (redis.call('HGET', meta, 'models') or '0') .. ':' .. redis.call('HLEN', vm), redis.call('HGETALL', want),
 }
