@@ -46,8 +46,8 @@ class IdleDetector:
 
 
 def is_significant_change(sent: LoadReport | None, load: LoadReport, slots: int) -> bool:
-    """Return True for a new state or note, or a change by a quarter of the slots."""
-    if sent is None or sent.state != load.state or sent.note != load.note:
+    """Return True for a new state, note or exit, or a change by a quarter of the slots."""
+    if sent is None or sent.state != load.state or sent.note != load.note or sent.exit != load.exit:
         return True
     step = max(1.0, (slots or DEFAULT_SLOTS) / 4)
     return abs(load.running - sent.running) >= step or abs(load.waiting - sent.waiting) >= step

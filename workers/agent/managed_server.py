@@ -20,11 +20,13 @@ from typing import Protocol
 import httpx
 
 from vllama_pool.workers.agent.command_line import Address, is_free
+from vllama_pool.workers.agent.engine_exit import ENGINE_DIED, engine_exit
 from vllama_pool.workers.agent.load_statistics import IdleDetector
 from vllama_pool.workers.agent.monitor import Monitor
 from vllama_pool.workers.model.describe import Observed
 from vllama_pool.workers.process.backoff import Backoff, wait_exponential
 from vllama_pool.workers.process.crash_reason import crash_reason
+from vllama_pool.workers.process.oom_kills import oom_kills
 from vllama_pool.workers.process.server_process import (
     ExitStatus,
     ProcessEnded,
@@ -34,7 +36,7 @@ from vllama_pool.workers.process.server_process import (
     rotate,
     tail,
 )
-from vllama_pool.workers.registry.record import ModelInfo, WorkerState
+from vllama_pool.workers.registry.record import EngineExit, ModelInfo, WorkerState
 from vllama_pool.workers.vllm.probe import Health, ProbeFailed, check_health, list_models, tasks, version
 from vllama_pool.workers.vllm.warmup import WarmUpFailed, warm_up
 
@@ -121,6 +123,7 @@ class ManagedServer:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         new_process: Callable[[Sequence[str], Mapping[str, str], Path], Process] = ServerProcess,
         port_is_free: Callable[[str, int], bool] = is_free,
+        oom_kills: Callable[[], int] = oom_kills,
     ) -> None:
         self._spec = spec
         self._url = spec.address.local_url
@@ -134,9 +137,15 @@ class ManagedServer:
         self._sleep = sleep
         self._new_process = new_process
         self._port_is_free = port_is_free
+        self._oom_kills = oom_kills
+        self._kills_before = 0
+        """For memory, at the server's start."""
         self._process: Process | None = None
         self._restarts = 0
         self._idle = False
+        self._exit = EngineExit()
+        """The latest end of a server that was ready."""
+        monitor.set_exit(self._exit)
 
     async def serve(self) -> None:
         """Raises GaveUp if the first start fails."""
@@ -190,6 +199,7 @@ class ManagedServer:
         if not self._port_is_free(spec.address.bound, spec.address.port):
             raise StartFailed(f"port {spec.address.port} on {spec.address.bound} is in use")
         rotate(spec.log)
+        self._kills_before = self._oom_kills()
         self._process = process = self._new_process(spec.command, spec.env, spec.log)
         await process.start()
         async with asyncio.timeout(None if math.isinf(spec.load_timeout) else spec.load_timeout):
@@ -240,11 +250,15 @@ class ManagedServer:
         monitor, last_answer = self._monitor, self._clock()
         while True:
             if (exit := await process.died_within(monitor.interval)) is not None:
+                self._note_exit(
+                    engine_exit(self._exit.number + 1, exit, out_of_memory=self._oom_kills() > self._kills_before)
+                )
                 return self._describe_error(ProcessEnded(exit))
             health = await monitor.poll(self._url)
             if not process.alive:
                 continue
             if health is Health.DEAD:
+                self._note_exit(EngineExit(number=self._exit.number + 1, crashed=True, cause=ENGINE_DIED))
                 self._report_down("vLLM says that its engine has died")
                 await process.died_within(DEAD_ENGINE_GRACE)
                 return f"its engine died: {crash_reason(tail(self._spec.log))}"
@@ -253,10 +267,15 @@ class ManagedServer:
                 if monitor.set_up():
                     self._events.changed(monitor.load.state, "vLLM answers again")
             elif self._clock() - last_answer >= HANG_TIMEOUT:
+                self._note_exit(EngineExit(number=self._exit.number + 1, cause="stopped: no answer"))
                 await process.stop(0)
                 return f"no answer for {HANG_TIMEOUT:.0f} s"
             elif monitor.failed_polls == MAX_FAILED_POLLS:
                 self._report_down("vLLM does not answer")
+
+    def _note_exit(self, exit: EngineExit) -> None:
+        self._exit = exit
+        self._monitor.set_exit(exit)
 
     def _report_down(self, note: str, log: str = "") -> None:
         self._monitor.set(WorkerState.RESTARTING, note, restarts=self._restarts)

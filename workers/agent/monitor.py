@@ -10,7 +10,7 @@ import httpx
 import msgspec
 
 from vllama_pool.workers.agent.load_statistics import TokenRate
-from vllama_pool.workers.registry.record import LoadReport, WorkerState
+from vllama_pool.workers.registry.record import EngineExit, LoadReport, WorkerState
 from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, examine, scrape
 from vllama_pool.workers.vllm.server_identity import SEVERAL_SERVERS, ServerIdentity, Sighting
 
@@ -49,10 +49,14 @@ class Monitor:
         down = state in (WorkerState.STARTING, WorkerState.RESTARTING, WorkerState.STOPPED)
         if down:
             self._identity.interrupt()
-        old = LoadReport(restarts=self._load.restarts) if down else self._load
+        old = LoadReport(restarts=self._load.restarts, exit=self._load.exit) if down else self._load
         changes = {"state": state, "note": note} | ({} if restarts is None else {"restarts": restarts})
         self._load = msgspec.structs.replace(old, **changes)
         self._report(self._load)
+
+    def set_exit(self, exit: EngineExit) -> None:
+        """Note how the engine ended, for the next reports."""
+        self._load = msgspec.structs.replace(self._load, exit=exit)
 
     def set_up(self) -> bool:
         """Replace RESTARTING by READY or SLEEPING. Return False in any other state."""

@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vllama_pool.workers.registry.record import LoadReport, WorkerState
+from vllama_pool.workers.registry.record import EngineExit, LoadReport, WorkerState
 
 _MAX_NOTE = 200
+_EXIT = "\x1f"
+"""Between note and exit. Notes are printable, and older versions take the exit as a part of the note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +109,15 @@ Event = Subscribed | WorkerUp | WorkerDown | WorkerBeat | ModelChanged | ModelAc
 
 
 def encode_beat(beat: Beat) -> str:
-    """Encode as one line: `generation:number:state:running:waiting:kv:tokens per second:restarts:note`."""
+    """Encode as one line: `generation:number:state:running:waiting:kv:tokens per second:restarts:note`.
+
+    The note may be followed by the engine's exit: a separator and `number:1 if it crashed else 0:cause`.
+    """
     load = beat.load
     note = "".join(c if c.isprintable() else " " for c in load.note)[:_MAX_NOTE]
     return (
         f"{beat.generation}:{beat.number}:{load.state}:{load.running}:{load.waiting}:{load.kv_usage:.3f}"
-        f":{load.tokens_per_second:.1f}:{load.restarts}:{note}"
+        f":{load.tokens_per_second:.1f}:{load.restarts}:{note}{_encode_exit(load.exit)}"
     )
 
 
@@ -120,7 +125,8 @@ def decode_beat(data: bytes) -> Beat | None:
     """Return None for damaged data."""
     try:
         fields = data.decode().split(":", 8)
-        generation, number, state, running, waiting, kv_usage, speed, restarts, note = fields
+        generation, number, state, running, waiting, kv_usage, speed, restarts, rest = fields
+        note, _, exit = rest.partition(_EXIT)
         load = LoadReport(
             state=_state(state),
             running=int(running),
@@ -129,6 +135,7 @@ def decode_beat(data: bytes) -> Beat | None:
             tokens_per_second=float(speed),
             restarts=int(restarts),
             note=note,
+            exit=_decode_exit(exit),
         )
         beat = Beat(int(generation), int(number), load)
     except ValueError:
@@ -137,6 +144,23 @@ def decode_beat(data: bytes) -> Beat | None:
     rates = (load.kv_usage, load.tokens_per_second)
     sound = min(numbers) >= 0 and all(math.isfinite(rate) and rate >= 0 for rate in rates)
     return beat if sound else None
+
+
+def _encode_exit(exit: EngineExit | None) -> str:
+    if exit is None:
+        return ""
+    cause = "".join(c if c.isprintable() else " " for c in exit.cause)[:_MAX_NOTE]
+    return f"{_EXIT}{exit.number}:{exit.crashed:d}:{cause}"
+
+
+def _decode_exit(text: str) -> EngineExit | None:
+    """Raises ValueError."""
+    if not text:
+        return None
+    number, crashed, cause = text.split(":", 2)
+    if not number.isdecimal() or crashed not in ("0", "1"):
+        raise ValueError("not an exit")
+    return EngineExit(number=int(number), crashed=crashed == "1", cause=cause)
 
 
 def _state(text: str) -> WorkerState:

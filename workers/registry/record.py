@@ -96,6 +96,17 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     v: int = SCHEMA_VERSION
 
 
+class EngineExit(msgspec.Struct, frozen=True, kw_only=True):
+    """The latest unexpected end of an engine that its agent runs."""
+
+    number: int = 0
+    """Counts the ends since the agent's start. 0: none so far."""
+    crashed: bool = False
+    """The engine died by itself: not by a signal that anybody may have sent, nor by its agent."""
+    cause: str = ""
+    """Such as "SIGSEGV", "exit code 1" or "out of memory"."""
+
+
 class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     state: WorkerState = WorkerState.READY
     running: int = 0
@@ -109,3 +120,5 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     """vLLM restarts by the agent."""
     note: str = ""
     """Why the worker is not ready, or what is wrong with it, on one line."""
+    exit: EngineExit | None = None
+    """None if nobody sees how the engine ends: an attached or static vLLM, or an older agent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typing import TextIO
 
 import uvloop
 
-from vllama_pool.workers.simulated.options import Options, parse_arguments
+from vllama_pool.workers.simulated.options import Death, Options, parse_arguments
 from vllama_pool.workers.simulated.server import Simulated
 
-KILLED = 137
+KILLED, FAILED = 137, 1
+"""Exit codes."""
 ENGINE = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 
@@ -44,7 +46,7 @@ def _engine() -> Iterator[None]:
 
 
 async def _serve(options: Options) -> None:
-    worker = Simulated(options, die=lambda: os._exit(KILLED))
+    worker = Simulated(options, die=lambda: die(options.death))
     stopped = asyncio.Event()
 
     def stop() -> None:
@@ -64,6 +66,14 @@ async def _serve(options: Options) -> None:
     )
     await stopped.wait()
     await worker.drain(options.shutdown_timeout)
+
+
+def die(death: Death) -> None:
+    """End this process as `death` says, at once."""
+    if death == "abort":
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.abort()
+    os._exit(FAILED if death == "exit" else KILLED)
 
 
 async def _stopped_within(seconds: float, stopped: asyncio.Event) -> bool:

@@ -7,12 +7,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from vllama_pool.workers.model.files import ModelFiles
 from vllama_pool.workers.simulated.checks import MAX_STOP_STRINGS
 from vllama_pool.workers.simulated.engine import Pace
 from vllama_pool.workers.simulated.faults import Fault, parse
 from vllama_pool.workers.simulated.template import Strictness
+
+Death = Literal["kill", "abort", "exit"]
+"""How a process ends by a `die` fault: with the exit code of a killed program, by SIGABRT, or with exit code 1."""
 
 VERSION = "0.32.0+simulated"
 
@@ -68,6 +72,7 @@ class Options:
     startup: float = 0.0
     engine_process: bool = False
     faults: tuple[Fault, ...] = ()
+    death: Death = "kill"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,6 +135,7 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> tupl
         startup=args.startup,
         engine_process=args.engine_process,
         faults=tuple(fault for text in args.fault for fault in text),
+        death=args.death,
     )
     return options, ignored
 
@@ -173,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--startup", type=float, default=0.0, help="seconds before it listens")
     own.add_argument("--engine-process", action="store_true", help="start a child process, as vLLM does")
     own.add_argument("--fault", action="append", default=[], type=_fault, metavar="JSON", help="see faults.py")
+    own.add_argument("--death", choices=("kill", "abort", "exit"), default="kill", help="how a die fault ends it")
     return parser
 
 

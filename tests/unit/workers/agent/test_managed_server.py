@@ -15,7 +15,7 @@ from vllama_pool.workers.agent.command_line import Address
 from vllama_pool.workers.agent.managed_server import GaveUp, ManagedServer, ServerInfo, ServerSpec
 from vllama_pool.workers.agent.monitor import Monitor
 from vllama_pool.workers.process.server_process import ExitStatus, ProcessEnded, ProcessState
-from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerState
+from vllama_pool.workers.registry.record import EngineExit, LoadReport, ModelInfo, WorkerState
 
 STOP_GRACE = 10.0
 REFUSED = 0
@@ -207,6 +207,33 @@ async def test_a_crashed_server_is_restarted_with_doubling_pauses(scene: Scene) 
     ]
     assert len(scene.announced) == 2
     assert (scene.loads[-1].state, scene.loads[-1].restarts) == (WorkerState.READY, 2)
+
+
+async def test_each_end_of_a_ready_server_is_reported_and_numbered(scene: Scene) -> None:
+    scene.process(200, ExitStatus(-9))
+    scene.process(200, ExitStatus(-6))
+    scene.process(200)
+    await serve_to_the_end(scene.server())
+    assert [load.exit for load in scene.loads if load.state is WorkerState.RESTARTING] == [
+        EngineExit(number=1, cause="SIGKILL"),
+        EngineExit(number=2, crashed=True, cause="SIGABRT"),
+    ]
+    assert scene.loads[-1].exit == EngineExit(number=2, crashed=True, cause="SIGABRT")
+
+
+async def test_a_dead_engine_is_one_crash_before_and_after_its_server_exits(scene: Scene) -> None:
+    scene.process(200, 503, ExitStatus(1))
+    scene.process(200)
+    await serve_to_the_end(scene.server())
+    exits = [load.exit for load in scene.loads if load.state is WorkerState.RESTARTING]
+    assert exits == [EngineExit(number=1, crashed=True, cause="engine died")] * 2
+
+
+async def test_a_server_that_its_agent_stops_has_not_crashed(scene: Scene) -> None:
+    scene.process(200, *[REFUSED] * 240)
+    scene.process(200)
+    await serve_to_the_end(scene.server())
+    assert scene.loads[-1].exit == EngineExit(number=1, cause="stopped: no answer")
 
 
 async def test_three_failed_polls_take_a_server_out_until_it_answers_again(scene: Scene) -> None:

@@ -20,8 +20,14 @@ from vllama_pool.workers.registry.messages import (
     encode_ack,
     encode_beat,
 )
-from vllama_pool.workers.registry.record import LoadReport, WorkerState
+from vllama_pool.workers.registry.record import EngineExit, LoadReport, WorkerState
 
+EXITS = st.builds(
+    EngineExit,
+    number=st.integers(0, 1000),
+    crashed=st.booleans(),
+    cause=st.text(st.characters(categories=["L", "N", "P"], include_characters=" "), max_size=200),
+)
 LOADS = st.builds(
     LoadReport,
     state=st.sampled_from(WorkerState),
@@ -31,6 +37,7 @@ LOADS = st.builds(
     tokens_per_second=st.floats(0, 1e6).map(lambda x: round(x, 1)),
     restarts=st.integers(0, 1000),
     note=st.text(st.characters(categories=["L", "N", "P"], include_characters=" "), max_size=200),
+    exit=st.none() | EXITS,
 )
 REPORTS = st.builds(Beat, st.integers(0, 2**63), st.integers(0, 2**40), LOADS)
 
