@@ -9,6 +9,7 @@
 #   make bench-profile  the CPU time of a request by part of the router, before and after a change
 #   make bench-real     streams of a real vLLM through the router beside the same streams without it
 #   make bench-start    how long `vllama serve` takes to its first answer
+#   make chaos    faults on a fleet under load, and what clients noticed (ARGS="F3 F13", ARGS=--full)
 #   make bench-check  fail if a request or a token needs more instructions than the baseline; needs valgrind
 #   make lock     rewrite the lock files
 #   make clean    remove what was set up
@@ -31,7 +32,7 @@ BY_SERVER = -n 2 --dist loadgroup -m "vllm and not main_job or netns"
 # These measure what clients notice, so nothing runs beside them.
 ALONE = -m "main_job or load"
 
-.PHONY: help run setup test quick check bench bench-curves bench-profile bench-real bench-start bench-check lock clean
+.PHONY: help run setup test quick check bench bench-curves bench-profile bench-real bench-start bench-check chaos lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/d'
@@ -66,6 +67,7 @@ check:
 	.venv/bin/mypy
 	.venv/bin/mypy -p deploy.local
 	.venv/bin/mypy -p tests.bench
+	.venv/bin/mypy -p tests.chaos
 
 bench:
 	@$(SETUP) dev
@@ -90,6 +92,10 @@ bench-start:
 bench-check:
 	@$(SETUP) dev
 	@exec .venv/bin/python -m tests.bench.check $(ARGS)
+
+chaos:
+	@$(SETUP) dev
+	@exec .venv/bin/python -m tests.chaos $(ARGS)
 
 lock:
 	@$(PYTHON) -m deploy.local.update_locks

@@ -1,0 +1,29 @@
+"""All rows, and those whose feature does not exist yet."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tests.chaos.row import Row, Rows
+from tests.chaos.rows import workers
+
+MISSING: dict[str, str] = {
+    "F3": "streams are not resumed",
+}
+"""Rows that fail until the feature is built. Remove a row here when it passes."""
+
+
+def matrix() -> Rows:
+    rows = Rows()
+    workers.add(rows)
+    return rows
+
+
+def chosen(names: Collection[str] = ()) -> list[Row]:
+    """Return the rows with these names, or all; those of one plan next to each other. Raises KeyError."""
+    rows = matrix().all()
+    if unknown := {name.upper() for name in names} - {row.name for row in rows}:
+        raise KeyError(", ".join(sorted(unknown)))
+    found = [row for row in rows if not names or row.name in {name.upper() for name in names}]
+    plans = list(dict.fromkeys(id(row.plan) for row in found))
+    return sorted(found, key=lambda row: (plans.index(id(row.plan)), row.number))

@@ -1,0 +1,229 @@
+"""A row of the matrix, its run, and its result."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.fleet import USUAL, Fleet, Plan, fleet
+from tests.chaos.load import Load, Outcome
+from tests.chaos.requests import Result
+from tests.chaos.waiting import Condition, wait_until
+
+EVIDENCE = 4
+"""Outcomes that a failed row shows."""
+
+
+class Skipped(Exception):
+    """The row cannot run here. `str()` says why."""
+
+
+@dataclass
+class Scene:
+    """What a row works with, and what it finds."""
+
+    fleet: Fleet
+    full: bool
+    """The full size instead of the small one."""
+    patience: float
+    """Factor for the bounds of time, for busy machines."""
+    name: str
+    recovered: float | None = None
+    """Seconds until the fleet was whole again, or until the fault had no effect any more."""
+    loads: list[Load] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Figures."""
+
+    def load(self, **options: object) -> Load:
+        """Return a load on all routers, whose outcomes are the row's."""
+        made = Load(lambda: self.fleet.ports, self.name, **options)  # type: ignore[arg-type]
+        self.loads.append(made)
+        return made
+
+    def outcomes(self) -> list[Outcome]:
+        return [outcome for load in self.loads for outcome in load.outcomes]
+
+    def size(self, small: float, full: float) -> float:
+        """Return a duration or a count of the present size."""
+        return full if self.full else small
+
+    def check(self, holds: bool, problem: str) -> None:
+        if not holds:
+            self.problems.append(problem)
+
+    async def recovers(self, condition: Condition, bound: float, what: str, *, since: float | None = None) -> float:
+        """Wait until the condition holds; a problem if that takes longer than the bound. Returns the seconds."""
+        start = time.monotonic() if since is None else since
+        bound *= self.patience
+        await wait_until(condition, bound + 10, what)
+        took = time.monotonic() - start
+        self.recovered = max(self.recovered or 0.0, took)
+        self.check(took <= bound, f"{what}: after {took:.1f} s; the bound is {bound:g} s")
+        return took
+
+    async def holds(self, condition: Condition, seconds: float, what: str) -> None:
+        """Poll a condition that must stay true for so long."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            value = condition()
+            if isinstance(value, Awaitable):
+                value = await value
+            if not value:
+                self.problems.append(f"did not stay true: {what}")
+                return
+            await asyncio.sleep(0.1)
+
+
+Run = Callable[[Scene], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    fault: str
+    proves: str
+    run: Run
+    plan: Plan
+    allowed: frozenset[str]
+    """Kinds of errors that clients may see; see `Verdict.kind`."""
+    may_lose: bool
+    """Streams of a killed router may break."""
+
+    @property
+    def number(self) -> int:
+        return int(self.name[1:])
+
+
+class Rows:
+    """The rows by name. Modules add theirs by the decorator `row`."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, Row] = {}
+
+    def row(
+        self,
+        name: str,
+        fault: str,
+        proves: str,
+        *,
+        plan: Plan = USUAL,
+        allowed: Iterable[str] = (),
+        may_lose: bool = False,
+    ) -> Callable[[Run], Run]:
+        def add(run: Run) -> Run:
+            if name in self._rows:
+                raise ValueError(f"two rows are named {name}")
+            self._rows[name] = Row(name, fault, proves, run, plan, frozenset(allowed), may_lose)
+            return run
+
+        return add
+
+    def all(self) -> list[Row]:
+        return sorted(self._rows.values(), key=lambda row: row.number)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of a row."""
+
+    row: Row
+    requests: int = 0
+    lost: int = 0
+    errors: str = ""
+    """Counts by kind of error."""
+    recovered: float | None = None
+    seconds: float = 0.0
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    skipped: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems and not self.skipped
+
+
+def judge_row(row: Row, scene: Scene, seconds: float) -> Finding:
+    outcomes = scene.outcomes()
+    lost = [outcome for outcome in outcomes if outcome.lost]
+    errors = [outcome for outcome in outcomes if outcome.verdict.result is Result.ERROR]
+    unexpected = [outcome for outcome in errors if outcome.verdict.kind not in row.allowed]
+    problems = list(scene.problems)
+    if lost and not row.may_lose:
+        problems.append(_listed(f"{len(lost)} of {len(outcomes)} requests are lost", lost))
+    if unexpected:
+        problems.append(_listed(f"{len(unexpected)} errors that this fault may not cause", unexpected))
+    if scene.loads and not outcomes:
+        problems.append("the load sent no request")
+    counts = Counter(outcome.verdict.kind for outcome in errors)
+    return Finding(
+        row,
+        len(outcomes),
+        len(lost),
+        ", ".join(f"{count} x {kind}" for kind, count in sorted(counts.items())),
+        scene.recovered,
+        seconds,
+        tuple(problems),
+        tuple(scene.notes),
+    )
+
+
+def _listed(title: str, outcomes: list[Outcome]) -> str:
+    some = [f"{title}:", *(f"    {outcome.verdict.kind} {outcome}" for outcome in outcomes[:EVIDENCE])]
+    return "\n".join([*some, "    ..."] if len(outcomes) > EVIDENCE else some)
+
+
+class Stage:
+    """Runs rows one after the other. Rows of one plan share a fleet, which is replaced if it does not mend."""
+
+    def __init__(self, folder: Path, *, full: bool = False, patience: float = 1.0) -> None:
+        self._folder = folder
+        self._full = full
+        self._patience = patience
+        self._fleet: Fleet | None = None
+        self._ending: Callable[[], Awaitable[object]] | None = None
+        self._count = 0
+
+    async def run(self, row: Row) -> Finding:
+        start = time.monotonic()
+        try:
+            running = await self._ready(row.plan)
+        except AssertionError as error:
+            await self.close()
+            return Finding(row, seconds=time.monotonic() - start, problems=(f"the fleet did not start: {error}",))
+        scene = Scene(running, self._full, self._patience, row.name)
+        start = time.monotonic()
+        try:
+            async with asyncio.timeout(600 if self._full else 60):
+                await row.run(scene)
+        except Skipped as skipped:
+            return Finding(row, skipped=str(skipped))
+        except (AssertionError, OSError, TimeoutError) as error:
+            scene.problems.append(f"{type(error).__name__}: {error}")
+        except ExceptionGroup as group:
+            scene.problems.append(f"{group.exceptions[0]!r}")
+        return judge_row(row, scene, time.monotonic() - start)
+
+    async def _ready(self, plan: Plan) -> Fleet:
+        if self._fleet is not None and self._fleet.plan is plan:
+            try:
+                await self._fleet.mend()
+                return self._fleet
+            except (AssertionError, OSError):
+                await self.close()
+        else:
+            await self.close()
+        self._count += 1
+        context = fleet(self._folder / f"fleet-{self._count}", plan)
+        self._fleet = await context.__aenter__()
+        self._ending = lambda: context.__aexit__(None, None, None)
+        return self._fleet
+
+    async def close(self) -> None:
+        if self._ending is not None:
+            ending, self._ending, self._fleet = self._ending, None, None
+            await ending()

@@ -1,0 +1,26 @@
+"""The small fault matrix: each row that should pass does, and each row whose feature is missing is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.__main__ import run
+from tests.chaos.matrix import MISSING, chosen
+from tests.chaos.report import details, summary, table
+
+pytestmark = [pytest.mark.load, pytest.mark.timeout(400)]
+
+PATIENCE = 3.0
+"""For a machine that is shared. Nothing that is lost is forgiven."""
+
+
+async def test_no_fault_of_the_matrix_loses_a_request(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    findings = await run(chosen(), tmp_path, full=False, patience=PATIENCE)
+    record_property("figure", f"{table(findings, MISSING)}\n{summary(findings)}")
+    failed = [finding for finding in findings if finding.problems and finding.row.name not in MISSING]
+    assert not failed, details(failed)
