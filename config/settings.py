@@ -174,6 +174,9 @@ class RouterSettings(_Settings):
     ready: Annotated[Literal["process", "any-model", "all-models"], Env("VLLAMA_READY")] = "process"
     """What `/readyz` needs besides a router that does not drain and has seen its fleet: nothing, a model with an
     available worker, or an available worker for each model."""
+    canary: Annotated[DurationOrZero, Env("VLLAMA_CANARY")] = 60.0
+    """Time without a token of a worker after which the router asks for one, if requests are in progress there, its
+    latest failed, or somebody asks for `/readyz`; 0 for never."""
 
 
 class WorkerSettings(_Settings):

@@ -54,7 +54,9 @@ from vllama_pool.router.virtual_models.change_plans import Inventory
 from vllama_pool.router.wiring import writes_refusal
 
 RECENT = 60.0
-"""Seconds for which `/readyz` counts a worker as one that answered."""
+"""Seconds for which `/readyz` counts a worker as one that answered, without canaries."""
+RECENT_INTERVALS = 1.5
+"""Intervals of canaries for which it does."""
 
 
 def create_app(
@@ -105,11 +107,11 @@ def create_app(
         state.sources,
         reports.exchange,
         state.request_log,
-        loops=(path.stalls.run, state.names.run, *((reloader.run,) if reloader else ())),
+        loops=(path.stalls.run, path.canaries.run, state.names.run, *((reloader.run,) if reloader else ())),
         closing=(path.shadows.aclose, collaborators.client.aclose),
     )
     handlers = _handlers(settings, collaborators, state, reports, keyring, served)
-    handlers += health_routes(_ready_view(settings, state, readiness))
+    handlers += health_routes(_ready_view(settings, state, readiness, path.canaries.asked))
     dispatcher = _serve(settings, hot, handlers, lifespan)
     observers = Observers(state.request_log.finished, state.metrics.finished, _on_refusal(state))
     gate = Gate(dispatcher, keys.open(table), observers, collaborators.clock.monotonic_ns)
@@ -152,7 +154,9 @@ def _handlers(
     ]
 
 
-def _ready_view(settings: RouterSettings, state: RouterState, readiness: Readiness) -> ReadyView:
+def _ready_view(
+    settings: RouterSettings, state: RouterState, readiness: Readiness, on_asked: Callable[[float], None]
+) -> ReadyView:
     sources = Sources(
         readiness,
         state.pool,
@@ -160,8 +164,10 @@ def _ready_view(settings: RouterSettings, state: RouterState, readiness: Readine
         queues=state.admission.queues,
         registry_read=lambda: state.sources.discovery.polled,
         now=time.monotonic,
+        on_asked=on_asked,
     )
-    return ReadyView(sources, settings.ready, RECENT)
+    window = RECENT_INTERVALS * settings.canary or RECENT
+    return ReadyView(sources, settings.ready, window)
 
 
 def _on_refusal(state: RouterState) -> Callable[[Refusal], None]:

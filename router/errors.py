@@ -115,7 +115,8 @@ class AttemptFailed(Exception):
 
 
 class Lost(AttemptFailed):
-    pass
+    engine_dead = False
+    """True if the worker itself said so: its HTTP server is alive, and its beats prove nothing."""
 
 
 class Busy(AttemptFailed):

@@ -8,6 +8,7 @@ from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.handlers.inference import InferenceHandler
 from vllama_pool.router.proxy.attempt import Upstream
+from vllama_pool.router.proxy.canary import Canaries
 from vllama_pool.router.proxy.forward import Forwarder
 from vllama_pool.router.proxy.in_flight import Shared
 from vllama_pool.router.proxy.shadow import Shadows
@@ -26,6 +27,8 @@ class RequestPath:
     """To run in the background."""
     shadows: Shadows
     """To close at the end."""
+    canaries: Canaries
+    """To run in the background."""
 
 
 def make_request_path(
@@ -57,7 +60,8 @@ def make_request_path(
         traces=settings.trace,
         anonymous=Grant(usage=state.metrics.usage.anonymous),
     )
-    return RequestPath(inference, stalls, shadows)
+    canaries = Canaries(upstream, collaborators.rng, state.canary_metrics, settings.canary)
+    return RequestPath(inference, stalls, shadows, canaries)
 
 
 def _timeouts(settings: RouterSettings) -> TimeoutTable:

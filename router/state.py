@@ -20,6 +20,7 @@ from vllama_pool.router.routing.live import LiveRoutes
 from vllama_pool.router.routing.maintenance import Maintenance
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.refusal import Reason
+from vllama_pool.router.telemetry.canary_metrics import CanaryMetrics
 from vllama_pool.router.telemetry.decisions import Decisions
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
 from vllama_pool.router.telemetry.recent_names import RecentNames
@@ -56,6 +57,7 @@ class RouterState:
     names: RecentNames
     request_log: RequestLog
     shadow_metrics: ShadowMetrics
+    canary_metrics: CanaryMetrics
     metrics: RouterMetrics
 
 
@@ -78,7 +80,7 @@ def open_state(
     request_log = RequestLog(collaborators.log_stream, debug=settings.log_level == "debug")
     admission = Admission(settings.max_queue, processes)
     admission.set_limits(request_limits(table))
-    shadow_metrics = ShadowMetrics()
+    shadow_metrics, canary_metrics = ShadowMetrics(), CanaryMetrics()
     readings = Readings(
         workers=pool,
         now=time.monotonic,
@@ -88,6 +90,7 @@ def open_state(
         queues=admission.queues,
         routing_file=file_state,
         shadows=shadow_metrics.families,
+        canaries=canary_metrics.families,
     )
     return RouterState(
         pool=pool,
@@ -100,6 +103,7 @@ def open_state(
         names=RecentNames(collaborators.clock.monotonic_ns),
         request_log=request_log,
         shadow_metrics=shadow_metrics,
+        canary_metrics=canary_metrics,
         metrics=RouterMetrics(readings, tuple(Reason)),
     )
 

@@ -11,8 +11,13 @@ class BreakerState(enum.StrEnum):
     HALF_OPEN = "half-open"
 
 
+CALM = 60.0
+"""Seconds after the end of a hold without another opening until earlier openings are forgotten. A worker that flaps
+answers between two failures, so that a success alone must not forgive it."""
+
+
 class Breaker:
-    """Opens after `threshold` consecutive failures for `hold` seconds x consecutive openings, at most `max_hold`.
+    """Opens after `threshold` consecutive failures for `hold` seconds x recent openings, at most `max_hold`.
 
     Results of requests `sent` before the latest opening are ignored, so that fifty streams that break together count as
     one failure. Times are monotonic seconds.
@@ -20,7 +25,7 @@ class Breaker:
 
     __slots__ = (
         *("failures", "failed_at", "openings", "is_open", "is_clean", "half_open_at"),
-        *("_threshold", "_hold", "_max_hold", "_opened_at", "_probing"),
+        *("_threshold", "_hold", "_max_hold", "_opened_at", "_probing", "_firm"),
     )
 
     def __init__(self, threshold: int, hold: float, max_hold: float = 60.0) -> None:
@@ -31,11 +36,12 @@ class Breaker:
         """Consecutive failures."""
         self.failed_at = float("-inf")
         self.openings = 0
-        """Openings since the last success."""
+        """Openings without CALM between them."""
         self.is_open = False
         """True if open or half-open."""
         self.is_clean = True
         """True without a failure or an opening since the last success: another success then changes nothing."""
+        self._firm = False
         self.half_open_at = float("-inf")
         self._opened_at = float("-inf")
         self._probing = False
@@ -66,7 +72,8 @@ class Breaker:
         """End the probe without a result: the next request becomes the probe."""
         self._probing = False
 
-    def record_failure(self, sent: float, now: float) -> None:
+    def record_failure(self, sent: float, now: float, *, firm: bool = False) -> None:
+        """`firm`: `close_once` has no effect on the opening that this failure causes."""
         if sent < self._opened_at or (self.is_open and now < self.half_open_at):
             return
         self.is_clean = False
@@ -74,6 +81,7 @@ class Breaker:
         self.failed_at = now
         if self.is_open or self.failures >= self._threshold:
             self._trip(now)
+            self._firm = firm
 
     def record_success(self, sent: float) -> bool:
         """Return True if it closed the breaker."""
@@ -81,34 +89,32 @@ class Breaker:
             return False
         was_open = self.is_open
         self._close()
-        self._forgive()
+        self.is_clean = True
         return was_open
 
     def close_once(self) -> bool:
-        """Close without a success, once until the next success. Return True if it closed the breaker.
+        """Close without a success after the first opening only. Return True if it closed the breaker.
 
         The next failure still opens it for longer.
         """
-        if not self.is_open or self.openings > 1:
+        if not self.is_open or self.openings > 1 or self._firm:
             return False
         self._close()
         return True
 
     def reset(self, now: float) -> None:
-        """Close, and ignore the results of requests sent before `now`."""
+        """Close, and ignore the results of requests sent before `now`. Openings are not forgotten."""
         self._close()
-        self._forgive()
+        self.is_clean = True
         self._opened_at = now
 
     def _close(self) -> None:
         self.is_open = self._probing = False
         self.failures = 0
 
-    def _forgive(self) -> None:
-        self.openings = 0
-        self.is_clean = True
-
     def _trip(self, now: float) -> None:
+        if now - self.half_open_at > CALM:
+            self.openings = 0
         self.is_open = True
         self._probing = False
         self.openings += 1

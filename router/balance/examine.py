@@ -45,7 +45,7 @@ class CandidateView:
     state: str
     """As reported, or "down"."""
     health: str
-    """The breaker: "closed", "open" or "half-open"; or "suspect"."""
+    """The breaker: "closed", "open" or "half-open"; or "suspect" or "silent"."""
     denied: float
     """Seconds for which it gets no request for the model, as it answered 404."""
     set_aside: str
@@ -123,7 +123,7 @@ def _reason(replica: Replica, group: Group, tried: Collection[str], now: float, 
         return "down"
     health = worker.health.describe(now)
     if health != "closed":
-        return health if health == "suspect" else f"breaker {health}"
+        return health if health in ("suspect", "silent") else f"breaker {health}"
     if not worker.offers(replica.model.name, now):
         return f"answered 404 for {replica.model.name}"
     window = replica.model.context_length

@@ -1,8 +1,9 @@
 """Health of a worker, from the results of its latest requests.
 
-`link` opens at the first lost connection: the worker is suspect. The next beat closes it, but only once until a
-success: a router that cannot reach a live worker needs a probe. `breaker` opens after consecutive bad responses and
-ignores beats.
+`link` opens at the first lost connection: the worker is suspect. The next beat closes it, but after the first opening
+only: a router that cannot reach a live worker needs a probe, and so does an engine that has died behind a live server.
+`breaker` opens after consecutive bad responses and ignores beats. A worker is silent if a canary got no token from it:
+neither beats nor health checks, which it may well answer, change that.
 """
 
 from __future__ import annotations
@@ -20,35 +21,39 @@ PENALTY_DURATION = 5.0
 class WorkerHealth:
     """Results of requests and probes. Independent of load and of the worker's own state."""
 
-    __slots__ = ("breaker", "link")
+    __slots__ = ("breaker", "link", "silent")
 
     def __init__(self) -> None:
         self.link = Breaker(threshold=1, hold=3.0)
         self.breaker = Breaker(threshold=5, hold=5.0)
+        self.silent = False
+        """True from a canary without a token until the next answer."""
 
     def __repr__(self) -> str:
         return f"<WorkerHealth link={self.link!r} breaker={self.breaker!r}>"
 
     def describe(self, now: float) -> str:
-        """Return the state that `vllama ps` shows: "closed", "open", "half-open" or "suspect"."""
+        """Return the state that `vllama ps` shows: "closed", "open", "half-open", "suspect" or "silent"."""
+        if self.silent:
+            return "silent"
         return "suspect" if self.is_suspect(now) else str(self.breaker.state(now))
 
     def is_suspect(self, now: float) -> bool:
-        """True if a connection was lost, nothing has succeeded since, and no probe is due."""
-        return not self.link.allows(now)
+        """True if it is silent, or a connection was lost, nothing has succeeded since, and no probe is due."""
+        return self.silent or not self.link.allows(now)
 
     @property
     def is_closed(self) -> bool:
-        """True if both are closed: the worker is healthy until the next failure."""
-        return not (self.link.is_open or self.breaker.is_open)
+        """True if both are closed and it is not silent: the worker is healthy until the next failure."""
+        return not (self.link.is_open or self.breaker.is_open or self.silent)
 
     @property
     def is_clean(self) -> bool:
         """True if nothing has failed since the last success."""
-        return self.link.is_clean and self.breaker.is_clean
+        return self.link.is_clean and self.breaker.is_clean and not self.silent
 
     def is_healthy(self, now: float) -> bool:
-        return self.link.allows(now) and self.breaker.allows(now)
+        return not self.silent and self.link.allows(now) and self.breaker.allows(now)
 
     def next_change(self, now: float) -> float:
         """Return when a probe is due next; infinity if time alone changes nothing."""
@@ -65,14 +70,15 @@ class WorkerHealth:
         self.breaker.release_probe()
 
     def record_success(self, sent: float) -> bool:
-        """Return True if it closed a breaker."""
+        """Return True if it closed a breaker, or ended a silence."""
         link, breaker = self.link.record_success(sent), self.breaker.record_success(sent)
-        return link or breaker
+        was_silent, self.silent = self.silent, False
+        return link or breaker or was_silent
 
     def record_failure(self, failure: AttemptFailed, sent: float, now: float) -> None:
         """Every response, good or bad, shows that the connection works."""
         if isinstance(failure, Lost):
-            self.link.record_failure(sent, now)
+            self.link.record_failure(sent, now, firm=failure.engine_dead)
             self.breaker.release_probe()
             return
         self.link.record_success(sent)
@@ -100,3 +106,4 @@ class WorkerHealth:
         """The worker is a new process."""
         self.link.reset(now)
         self.breaker.reset(now)
+        self.silent = False

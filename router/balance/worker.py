@@ -139,8 +139,8 @@ class Worker:
 
     @property
     def unresponsive(self) -> bool:
-        """True if it is down or its engine sleeps: waiting requests get no answer."""
-        return self.down or self.state is WorkerState.SLEEPING
+        """True if it is down or silent, or its engine sleeps: waiting requests get no answer."""
+        return self.down or self.health.silent or self.state is WorkerState.SLEEPING
 
     def is_suspect(self, now: float) -> bool:
         return self.health.is_suspect(now)
@@ -286,6 +286,13 @@ class Worker:
         self.health.link.record_failure(now, now)
         self.troubled = True
         self.last_failure = now, "Probe"
+        self._changed()
+
+    def mark_silent(self, problem: str, now: float) -> None:
+        """Record a canary without a token, while its health checks may succeed."""
+        self.health.silent = self.troubled = True
+        self.problem = problem
+        self.last_failure = now, "Silent"
         self._changed()
 
     def mark_down(self) -> None:

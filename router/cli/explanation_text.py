@@ -149,7 +149,7 @@ def _terms(view: CandidateView) -> Iterator[str]:
     if view.penalty != 1:
         yield f"penalty {view.penalty:.2f} for recent errors"
     if view.health != "closed":
-        yield view.health if view.health == "suspect" else f"breaker {view.health}"
+        yield view.health if view.health in ("suspect", "silent") else f"breaker {view.health}"
     if view.state != "ready":
         yield view.state
     if view.window:

@@ -15,7 +15,7 @@ from vllama_pool.router.telemetry.worker_view import WorkerView
 
 STATES = ("ready", "sleeping", DRAINING_ASKED, "draining", "starting", "restarting", "stopped", "set aside", "down")
 """Best to worst. Unlisted states rank last."""
-BREAKERS = ("closed", "half-open", "suspect", "open")
+BREAKERS = ("closed", "half-open", "suspect", "silent", "open")
 """Best to worst. Unlisted ones rank last."""
 PROCESS = "process"
 """Label with the process index. Summed counters would reset whenever one process restarts."""

@@ -36,6 +36,7 @@ class Readings:
     """By the name of an entry."""
     shadows: Callable[[], Iterable[Family]] = tuple
     """Of copies to shadow targets."""
+    canaries: Callable[[], Iterable[Family]] = tuple
     routing_file: Callable[[], RoutingFileState | None] = lambda: None
 
 
@@ -122,7 +123,13 @@ class RouterMetrics:
     def families(self) -> list[Family]:
         """Return all metrics as they are now."""
         self.usage.set_anonymous(self._finished())
-        return [*self._read(), *self._readings.shadows(), *self._counted(), *self.usage.families()]
+        return [
+            *self._read(),
+            *self._readings.shadows(),
+            *self._readings.canaries(),
+            *self._counted(),
+            *self.usage.families(),
+        ]
 
     def _finished(self) -> Usage:
         """Return the counts of all requests."""

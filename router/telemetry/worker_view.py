@@ -31,9 +31,9 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
     restarts: int
     note: str
-    """Why it is set aside or not ready, or why the latest connection failed."""
+    """Why it is set aside or not ready, why the latest connection failed, or why it is silent."""
     breaker: str
-    """closed, open, half-open or suspect."""
+    """closed, open, half-open, suspect or silent."""
     engine: str
     engine_version: str
     speed: float
@@ -58,7 +58,7 @@ def view_worker(worker: Worker, now: float) -> WorkerView:
         kv_usage=load.kv_usage,
         tokens_per_second=load.tokens_per_second,
         restarts=load.restarts,
-        note=worker.set_aside or load.note or (worker.problem if worker.health.link.is_open else ""),
+        note=worker.set_aside or load.note or _problem(worker),
         breaker=worker.health.describe(now),
         engine=record.engine,
         engine_version=record.engine_version,
@@ -75,6 +75,11 @@ def _state(worker: Worker) -> str:
     if worker.set_aside:
         return "set aside"
     return DRAINING_ASKED if worker.drained and worker.serving else str(worker.last_report.state)
+
+
+def _problem(worker: Worker) -> str:
+    health = worker.health
+    return worker.problem if health.link.is_open or health.silent else ""
 
 
 def view_workers(workers: Iterable[Worker], now: float) -> tuple[WorkerView, ...]:

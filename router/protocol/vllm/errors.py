@@ -103,7 +103,9 @@ def classify_text(status: int, text: str) -> AttemptFailed:
     if status == 429 or (status == 503 and _ADMISSION in text):
         return Busy(text, status=status)
     if any(marker in text for marker in _DEAD_ENGINE):
-        return Lost(text, status=status)
+        lost = Lost(text, status=status)
+        lost.engine_dead = True
+        return lost
     if status in (502, 503, 504):
         return Unavailable(text, status=status)
     if status == 404:

@@ -1,6 +1,6 @@
 """Circuit breakers on a time line: opening, half-open probes, closing."""
 
-from vllama_pool.router.balance.breaker import Breaker, BreakerState
+from vllama_pool.router.balance.breaker import CALM, Breaker, BreakerState
 
 
 def breaker() -> Breaker:
@@ -62,15 +62,35 @@ def test_each_failed_probe_opens_the_breaker_for_longer_up_to_a_minute() -> None
     assert holds[11:] == [60.0] * 4
 
 
-def test_a_success_resets_the_breakers_hold_time() -> None:
+def test_a_minute_of_calm_resets_the_breakers_hold_time_and_a_success_alone_does_not() -> None:
     one = breaker()
     trip(one, 0)
     one.acquire_probe(5)
-    one.record_failure(5, 5)
-    one.acquire_probe(15)
-    one.record_success(15)
-    trip(one, 20)
-    assert one.allows(25)
+    one.record_success(5)
+    trip(one, 6)
+    assert not one.allows(15.9)
+    assert one.allows(16)
+    one.acquire_probe(16)
+    one.record_success(16)
+    trip(one, 16 + CALM + 1)
+    assert one.allows(16 + CALM + 6)
+
+
+def test_a_worker_that_flaps_is_held_longer_each_time() -> None:
+    """It is up and down for two seconds each; every probe that meets it up succeeds."""
+    one = Breaker(threshold=1, hold=3.0)
+    in_rotation = 0
+    for tenth in range(1200):
+        now = tenth / 10
+        if not one.allows(now):
+            continue
+        one.acquire_probe(now)
+        in_rotation += 1
+        if now % 4 < 2:
+            one.record_success(now)
+        else:
+            one.record_failure(now, now)
+    assert in_rotation < 1200 * 0.1
 
 
 def test_a_released_probe_lets_the_next_request_probe() -> None:
@@ -92,7 +112,7 @@ def test_results_of_requests_sent_before_the_opening_are_ignored() -> None:
     assert one.state(16) is BreakerState.CLOSED
 
 
-def test_close_once_closes_a_breaker_once_until_the_next_success() -> None:
+def test_close_once_closes_a_breaker_after_its_first_opening_only() -> None:
     one = breaker()
     assert not one.close_once(), "closed already"
     trip(one, 0)
@@ -102,7 +122,18 @@ def test_close_once_closes_a_breaker_once_until_the_next_success() -> None:
     assert not one.close_once()
     one.record_success(11)
     trip(one, 12)
+    assert not one.close_once()
+    one.record_success(40)
+    trip(one, 12 + 15 + CALM + 1)
     assert one.close_once()
+
+
+def test_close_once_does_not_close_a_firm_opening() -> None:
+    one = Breaker(threshold=1, hold=3.0)
+    one.record_failure(0, 0, firm=True)
+    assert not one.close_once()
+    one.acquire_probe(3)
+    assert one.record_success(3)
 
 
 def test_after_close_once_the_next_opening_lasts_longer() -> None:

@@ -31,13 +31,40 @@ def test_a_lost_connection_makes_a_worker_suspect_and_one_beat_clears_it_once() 
     assert health.is_healthy(6.3)
 
 
-def test_after_a_success_a_beat_clears_a_suspect_worker_again() -> None:
+def test_a_beat_clears_a_suspect_worker_again_only_after_a_minute_of_calm() -> None:
     health = WorkerHealth()
     health.record_failure(Lost("refused"), sent=0.0, now=0.0)
     health.record_beat()
     health.record_success(sent=1.0)
     health.record_failure(Lost("refused"), sent=2.0, now=2.0)
+    assert not health.record_beat()
+    health.record_success(sent=8.0)
+    health.record_failure(Lost("refused"), sent=70.0, now=70.0)
     assert health.record_beat()
+
+
+def test_beats_do_not_clear_a_worker_that_says_that_its_engine_is_dead() -> None:
+    health, failure = WorkerHealth(), Lost("EngineCore encountered an issue", status=500)
+    failure.engine_dead = True
+    health.record_failure(failure, sent=0.0, now=0.0)
+    assert not health.record_beat()
+    assert health.is_suspect(2.9)
+    assert health.is_healthy(3.0)
+
+
+@pytest.mark.parametrize("end", ["answer", "restart"])
+def test_a_silent_worker_is_out_until_an_answer_or_a_restart_whatever_its_beats_say(end: str) -> None:
+    health = WorkerHealth()
+    health.silent = True
+    assert not health.record_beat()
+    assert (health.is_healthy(99.0), health.is_suspect(99.0), health.describe(99.0)) == (False, True, "silent")
+    assert not health.is_closed
+    assert not health.is_clean
+    if end == "answer":
+        assert health.record_success(5.0)
+    else:
+        health.reset(5.0)
+    assert health.is_healthy(99.0)
 
 
 def test_a_suspect_worker_gets_one_probe_after_three_seconds() -> None:

@@ -1,0 +1,218 @@
+"""Workers that die, freeze, flap, slow down or hang behind a green health page, while clients send without pause."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.fleet.live import Fleet, fleet
+from tests.support.tables import routing_table
+from tests.support.until import auntil
+from vllama_pool.workers.simulated import faults
+from vllama_pool.workers.simulated.options import Options
+from vllama_pool.workers.simulated.server import Simulated
+
+pytestmark = pytest.mark.load
+
+MODEL = "tiny:latest"
+TOKENS = 13
+"""Tokens per answer: twelve and the end of the sequence."""
+QUICK = Options(model=MODEL, tokens_per_second=200, ttft=0.01, answer_tokens=12, slots=32)
+THREE = {"a": QUICK, "b": QUICK, "ill": QUICK}
+CHAT = "/v1/chat/completions"
+Figures = Callable[[str, object], None]
+
+
+@dataclass
+class Traffic:
+    answered: int = 0
+    slowest: float = 0.0
+    """Seconds."""
+    failed: list[str] = field(default_factory=list)
+
+
+async def ask(running: Fleet, results: Traffic) -> None:
+    began = time.monotonic()
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "stream": False}
+    response = await running.http.post("/api/chat", json=body)
+    results.slowest = max(results.slowest, time.monotonic() - began)
+    if response.status_code == 200 and response.json().get("eval_count") == TOKENS:
+        results.answered += 1
+    else:
+        results.failed.append(f"{response.status_code} {response.text[-300:]}")
+
+
+@asynccontextmanager
+async def traffic(running: Fleet, clients: int, pause: float = 0.0) -> AsyncIterator[Traffic]:
+    """Run clients that send again after `pause` seconds."""
+    results, stopping = Traffic(), asyncio.Event()
+
+    async def client() -> None:
+        while not stopping.is_set():
+            await ask(running, results)
+            await asyncio.sleep(pause)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(clients):
+            tasks.create_task(client())
+        try:
+            yield results
+        finally:
+            stopping.set()
+
+
+async def view(running: Fleet, worker_id: str) -> dict[str, Any]:
+    page = (await running.http.get("/admin/workers")).json()
+    return next(worker for worker in page["workers"] if worker["id"] == worker_id)
+
+
+async def ready_model(running: Fleet) -> dict[str, Any]:
+    page = (await running.http.get("/readyz", params={"model": MODEL})).json()
+    model: dict[str, Any] = page["models"][MODEL]
+    return model
+
+
+async def test_an_idle_worker_that_is_killed_costs_no_request_and_one_refused_connection(
+    tmp_path: Path, record_property: Figures
+) -> None:
+    async with fleet(tmp_path, THREE) as running:
+        running["ill"].vanish()
+        await running.workers["ill"].fall_silent()
+        killed = time.monotonic()
+        results = Traffic()
+
+        async def is_out() -> bool:
+            await ask(running, results)
+            return (await view(running, "ill"))["state"] == "down"
+
+        await auntil(is_out, 8, "the worker to be down")
+        seconds = time.monotonic() - killed
+        lost = sum(len(record.get("failures") or ()) for record in running.records())
+        record_property(
+            "figure", f"idle worker killed: {results.answered} requests, 0 failed, {lost} refused; down {seconds:.1f} s"
+        )
+        assert results.failed == []
+        assert lost <= 1
+        assert seconds <= 4.5
+
+
+async def test_a_worker_that_dies_on_a_requests_arrival_costs_it_less_than_a_second(
+    tmp_path: Path, record_property: Figures
+) -> None:
+    async with fleet(tmp_path, THREE) as running:
+        results = Traffic()
+        for name in ("a", "ill"):
+            running[name].set_faults([faults.Die(paths=(CHAT,))])
+        for _ in range(6):
+            await ask(running, results)
+        record_property("figure", f"two of three workers die on arrival: 6 requests, slowest {results.slowest:.2f} s")
+        assert (results.answered, results.failed) == (6, [])
+        assert results.slowest < 1 + 0.1
+
+
+async def test_a_worker_that_hangs_behind_a_green_health_page_is_taken_out_and_comes_back(
+    tmp_path: Path, record_property: Figures
+) -> None:
+    """It beats, answers /health with 200 and accepts requests, but generates nothing."""
+    async with fleet(tmp_path, THREE, canary=1.0) as running:
+        await ready_model(running)
+        running["ill"].set_faults([faults.Hang()])
+        hung = time.monotonic()
+
+        async def is_silent() -> bool:
+            await ready_model(running)
+            return (await view(running, "ill"))["breaker"] == "silent"
+
+        await auntil(is_silent, 10, "the worker to be silent")
+        found = time.monotonic() - hung
+        assert (await view(running, "ill"))["note"] == "it answers its health checks, but generates nothing"
+        assert (await ready_model(running))["available"] == 2
+        before = running["ill"].requests[CHAT]
+        results = Traffic()
+        for _ in range(30):
+            await ask(running, results)
+        assert (results.answered, running["ill"].requests[CHAT]) == (30, before)
+        running["ill"].set_faults([])
+        healed = time.monotonic()
+
+        async def is_back() -> bool:
+            return (await view(running, "ill"))["breaker"] == "closed"
+
+        await auntil(is_back, 10, "the worker to be back")
+        back = time.monotonic() - healed
+        metrics = (await running.http.get("/metrics")).text
+        record_property("figure", f"silent worker, canary after 1 s: out after {found:.1f} s, back after {back:.1f} s")
+        assert 'vllama_canaries_total{result="silent"}' in metrics
+        assert 'operation="generate"' not in metrics, "canaries are no requests of clients"
+        assert back < 5
+
+
+async def test_requests_that_wait_at_a_worker_that_hangs_move_to_another(
+    tmp_path: Path, record_property: Figures
+) -> None:
+    async with fleet(tmp_path, THREE, canary=1.0) as running:
+        running["ill"].set_faults([faults.Hang()])
+        results = Traffic()
+        await asyncio.gather(*(ask(running, results) for _ in range(12)))
+        await auntil(lambda: len(running.records()) == 12, 5, "the log to be written")
+        moved = sum(bool(record.get("failures")) for record in running.records())
+        record_property(
+            "figure", f"worker hangs under traffic: 12 requests, {moved} moved, slowest {results.slowest:.1f} s"
+        )
+        assert (results.answered, results.failed) == (12, [])
+        assert moved > 0
+        assert results.slowest < 10
+
+
+@pytest.mark.parametrize("kind", ["registered", "static"])
+async def test_a_dead_engine_behind_a_live_server_is_out_at_its_first_answer(
+    kind: str, tmp_path: Path, record_property: Figures
+) -> None:
+    """A registered one goes on to beat."""
+    async with Simulated(QUICK) as static:
+        workers = THREE if kind == "registered" else {"a": QUICK, "b": QUICK}
+        table = routing_table(workers=[{"url": static.url}]) if kind == "static" else None
+        async with fleet(tmp_path, workers, table=table) as running:
+            ill = running["ill"] if kind == "registered" else static
+            async with traffic(running, 8) as results:
+                await auntil(lambda: ill.requests[CHAT] > 3, 20, "the worker to get requests")
+                ill.set_faults([faults.Dead()])
+                before, died = ill.requests[CHAT], time.monotonic()
+                await auntil(lambda: time.monotonic() - died > 5, 8)
+                met = ill.requests[CHAT] - before
+            record_property(
+                "figure",
+                f"dead engine ({kind}): {results.answered} requests, {len(results.failed)} failed, {met} met it, "
+                f"slowest {results.slowest:.2f} s",
+            )
+            assert results.failed == []
+            assert met <= 8 + 2  # those that were on their way, and a probe
+
+
+async def test_a_worker_that_flaps_gets_little_of_the_traffic(tmp_path: Path, record_property: Figures) -> None:
+    """Up for two seconds and down for two, while its agent beats."""
+    async with fleet(tmp_path, THREE) as running, traffic(running, 12) as results:
+        await auntil(lambda: results.answered > 50, 20)
+        before = {name: running[name].requests[CHAT] for name in THREE}
+        for _ in range(6):
+            running["ill"].vanish()
+            await asyncio.sleep(2)  # the rhythm is the fault
+            await running["ill"].listen()
+            await asyncio.sleep(2)
+        made = {name: running[name].requests[CHAT] - before[name] for name in THREE}
+        share = made["ill"] / sum(made.values())
+        lost = sum(len(record.get("failures") or ()) for record in running.records())
+        record_property(
+            "figure",
+            f"flapping worker: {results.answered} requests, {len(results.failed)} failed, {lost} attempts lost, its "
+            f"share {share:.1%}",
+        )
+        assert results.failed == []
+        assert share <= 0.1
