@@ -134,6 +134,8 @@ class RouterSettings(_Settings):
     port: Annotated[ListenPort, Env("VLLAMA_PORT", "VLLAMA_HOST", "OLLAMA_HOST")] = 11434
     """0 lets the kernel choose."""
     processes: Annotated[int, Field(ge=1, le=64), Env("VLLAMA_PROCESSES")] = 1
+    drain_delay: Annotated[DurationOrZero, Env("VLLAMA_DRAIN_DELAY")] = 0.0
+    """Time after a stop signal in which routers still accept, but are not ready. Load balancers notice meanwhile."""
     routing_file: Annotated[LocalPath | None, Env("VLLAMA_ROUTING_FILE")] = None
     """None: every registered model is served under its own name."""
     version: Annotated[OllamaVersion, Env("VLLAMA_OLLAMA_VERSION")] = "0.33.0"

@@ -3,8 +3,8 @@
     python -m vllama_pool.router.start
 
 Reads VLLAMA_LISTEN_FD, VLLAMA_PROCESS and VLLAMA_STATUS_FD besides the settings' variables. On SIGTERM it stops
-accepting connections and lets running requests finish within the settings' `grace`. On SIGHUP it reads the routing
-file.
+accepting connections, after the settings' `drain_delay`, and lets running requests finish within `grace`. It then exits
+with 0. On SIGHUP it reads the routing file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from types import FrameType
 
 import uvicorn
@@ -30,7 +31,7 @@ from vllama_pool.router.readiness import Readiness
 from vllama_pool.router.reload import ReloadRequest
 from vllama_pool.router.server.connection_lifetime import enable_keepalive
 from vllama_pool.router.server.gate import Gate
-from vllama_pool.router.server.http_protocol import BoundedProtocol
+from vllama_pool.router.server.http_protocol import BoundedProtocol, DrainingProtocol
 from vllama_pool.workers.process.status import ChildStatus, StatusPipe
 from vllama_pool.workers.registry.record import WorkerState
 
@@ -44,12 +45,21 @@ LONGEST_IDLE = 10 * 365 * 86400
 
 
 class RouterServer(uvicorn.Server):
-    """Reports ready and draining to the supervisor, and draining to `readiness`."""
+    """Reports ready and draining to the supervisor, and draining to `readiness`.
 
-    def __init__(self, config: uvicorn.Config, status: StatusPipe, readiness: Readiness) -> None:
+    After a stop signal it accepts for `drain_delay` seconds, and closes each connection after its next response. A
+    second signal ends the delay.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, status: StatusPipe, readiness: Readiness, drain_delay: float = 0.0
+    ) -> None:
         super().__init__(config)
         self._status = status
         self._readiness = readiness
+        self._drain_delay = drain_delay
+        self._stops_at: float | None = None
+        """Monotonic seconds; None before the first stop signal."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -58,10 +68,30 @@ class RouterServer(uvicorn.Server):
             self._status.send(ChildStatus(WorkerState.READY))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain on every signal. The supervisor kills a process that takes too long."""
+        """Drain on every signal. The supervisor kills a process that takes too long.
+
+        uvicorn would raise the signal again at the end, so that the process would not exit with 0.
+        """
+        if self._stops_at is None and self._drain_delay > 0 and self.started:
+            self._stops_at = time.monotonic() + self._drain_delay
+        else:
+            self._stops_at = time.monotonic()
+            self.should_exit = True
         self._readiness.drain()
         self._status.send(ChildStatus(WorkerState.DRAINING))
-        super().handle_exit(signal.SIGTERM, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._stops_at is not None:
+            self._drain_connections()
+            self.should_exit = self.should_exit or time.monotonic() >= self._stops_at
+        return await super().on_tick(counter)
+
+    def _drain_connections(self) -> None:
+        """Let this and later connections end with their next response."""
+        self.config.http_protocol_class = DrainingProtocol
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, BoundedProtocol):
+                connection.drain()
 
 
 def collect_less_garbage() -> None:
@@ -89,7 +119,7 @@ def make_server(
         timeout_keep_alive=max(1, round(min(settings.idle_timeout, LONGEST_IDLE))),
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
-    return RouterServer(config, status, readiness or Readiness())
+    return RouterServer(config, status, readiness or Readiness(), settings.drain_delay)
 
 
 def main() -> None:

@@ -19,6 +19,8 @@ UNEXPECTED_EOF = "unexpected EOF"
 
 READ_AHEAD = 64 * 1024 * 1024
 """Bytes of a pipelined body that are read while an earlier request runs, to reach the end of stream behind it."""
+LINGER = 1
+"""Seconds without a request after which a draining process closes a connection."""
 KEEPALIVE_SECONDS = 15
 KEEPALIVE_PROBES = 9
 """TCP keep-alive as in Go's listeners."""
@@ -78,10 +80,29 @@ class ConnectionProtocol(CycleProtocol):
         if self.pipeline:
             self._read_ahead()
 
+    def drain(self) -> None:
+        """End the connection without losing a request: its latest response says so, or it has been idle for LINGER.
+
+        A client may send its next request just when this process decides to close. One that was active a moment ago
+        probably does, and so does one that has only just connected. Their requests are answered.
+        """
+        if not self.keeps_alive:
+            return
+        self.keeps_alive = False
+        waiting = self._waiting() is not None
+        if waiting and not (latest := self._latest()).response_started:
+            latest.keep_alive = False
+        since = self.loop.time() if self._idle_until is None else self._idle_until - self.timeout_keep_alive
+        self.timeout_keep_alive = LINGER
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+        if not waiting:  # it may be idle, or have sent a part of a head
+            self._idle_until = since + LINGER
+            self.timeout_keep_alive_handler()
+
     def shutdown(self) -> None:
-        for cycle in self._unanswered():
-            cycle.keep_alive = False
-        super().shutdown()
+        self.drain()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._active = cycle

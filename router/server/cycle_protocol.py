@@ -34,6 +34,8 @@ class CycleProtocol(HttpToolsProtocol):
     transport: Any = None
     timeout_keep_alive_task: asyncio.TimerHandle | None = None
     expect_100_continue = False
+    keeps_alive = True
+    """False once the process drains: responses then end the connection."""
     _refusal: str | None = None
     """The text of the connection's last response, a 400. It follows the responses to earlier requests."""
     _idle_until: float | None = None
@@ -78,7 +80,8 @@ class CycleProtocol(HttpToolsProtocol):
         self.scope["path"] = unquote(path) if "%" in path else path
         self.scope["raw_path"] = raw_path
         self.scope["query_string"] = query
-        cycle = RequestCycle(self.scope, self, keep_alive=version != "1.0" and self.parser.should_keep_alive())
+        keep_alive = self.keeps_alive and version != "1.0" and self.parser.should_keep_alive()
+        cycle = RequestCycle(self.scope, self, keep_alive=keep_alive)
         app: Any = for_http10(self.app, cycle) if version == "1.0" else self.app
         previous, self.cycle = self.cycle, cycle
         if previous is None or previous.response_complete:
@@ -91,7 +94,7 @@ class CycleProtocol(HttpToolsProtocol):
         """Serve a request whose head the parser has not seen. `body`: the whole of it, None if it is incomplete."""
         scope["server"], scope["client"], scope["scheme"] = self.server, self.client, self.scheme
         self.expect_100_continue = False
-        self.cycle = cycle = RequestCycle(scope, self, keep_alive=True, body=body)
+        self.cycle = cycle = RequestCycle(scope, self, keep_alive=self.keeps_alive, body=body)
         self._start_asgi_task(cycle, self.app)
 
     def on_response_complete(self) -> None:

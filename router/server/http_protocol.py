@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllama_pool.router.server.connection_lifetime import ConnectionProtocol
+from vllama_pool.router.server.connection_lifetime import LINGER, ConnectionProtocol
 from vllama_pool.router.server.refusal import ON_REFUSAL, malformed
 from vllama_pool.router.server.request_reader import MAX_HEAD, InvalidRequest, RequestReader
 from vllama_pool.router.server.usual_head import UsualHead, UsualHeads
@@ -108,3 +108,13 @@ class BoundedProtocol(ConnectionProtocol):
             return
         if not pending:
             self.send_400_response(text)
+
+
+class DrainingProtocol(BoundedProtocol):
+    """Serves connections that a draining process accepts: one request each."""
+
+    keeps_alive = False
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.timeout_keep_alive = LINGER

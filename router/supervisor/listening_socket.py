@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import ctypes
 import errno
 import socket
+import struct
+import sys
 
 from vllama_pool.router.supervisor.checks import CannotLaunch
 
 BACKLOG = 2048
 """Maximum connections waiting to be accepted."""
+HANDSHAKE = 0.05
+"""Seconds for connections whose first packet has arrived."""
+CHECK_INTERVAL = 0.01
+"""Seconds."""
+MAX_CHECKS = 100
+"""So the router processes have about a second to accept what is queued."""
+
+_SO_ATTACH_FILTER = 26
+_DROP_SYN = (
+    (0x30, 0, 0, 13),  # load the byte of the TCP flags
+    (0x45, 0, 1, 0x02),  # is SYN set?
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # pass
+)
+"""Classic BPF; the kernel passes the packet from its TCP header on."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -32,6 +52,40 @@ def listen(host: str, port: int) -> socket.socket:
         raise CannotLaunch(_listen_error(error, address, port)) from error
     sock.setblocking(False)
     return sock
+
+
+async def close_gently(sock: socket.socket) -> None:
+    """Close the last descriptor of the listening socket when every connection in its queue has been accepted.
+
+    The kernel would reset those that are left. New ones are kept out meanwhile: their first packets are dropped, so
+    that their clients try again and are refused. Other processes must still accept. Idempotent.
+    """
+    if sock.fileno() == -1:
+        return
+    with contextlib.suppress(OSError):  # without it, only connections of the last moment are reset
+        _drop_new_connections(sock)
+        await asyncio.sleep(HANDSHAKE)
+        for _ in range(MAX_CHECKS):
+            if not _queued(sock):
+                break
+            await asyncio.sleep(CHECK_INTERVAL)
+    sock.close()
+
+
+def _drop_new_connections(sock: socket.socket) -> None:
+    """Attach a packet filter that drops SYNs. Packets of connections that are being made or open pass."""
+    if sys.platform != "linux":
+        return
+    program = b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN)
+    buffer = ctypes.create_string_buffer(program)
+    header = struct.pack("HL", len(_DROP_SYN), ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
+
+
+def _queued(sock: socket.socket) -> int:
+    """Return the connections that wait to be accepted: of a listening socket, `tcpi_unacked` counts them."""
+    length: int = struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 24)[0]
+    return length
 
 
 def url(host: str, port: int) -> str:

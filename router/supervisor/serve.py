@@ -22,7 +22,7 @@ from vllama_pool.router.supervisor.checks import CannotLaunch, check_machine, ch
 from vllama_pool.router.supervisor.child import Child
 from vllama_pool.router.supervisor.child_specs import agent_child_spec, router_child_specs
 from vllama_pool.router.supervisor.console import Console
-from vllama_pool.router.supervisor.listening_socket import listen, url
+from vllama_pool.router.supervisor.listening_socket import close_gently, listen, url
 from vllama_pool.router.supervisor.readiness import wait_routed
 from vllama_pool.router.supervisor.registry_server import EmbeddedRegistry, ExternalRegistry, RegistryServer
 from vllama_pool.router.supervisor.supervisor import Supervisor
@@ -86,7 +86,8 @@ def serve(
             wait_routed=partial(wait_routed, len(instances), partial(ask_routers, instances)),
             hung_up=hang_up_check(),
             reload_note=reload_note(settings.routing_file),
-            on_drain=listening.close,
+            close_listener=partial(close_gently, listening),
+            drain_delay=settings.drain_delay,
         )
         return asyncio.run(supervisor.run())
     finally:

@@ -32,6 +32,9 @@ from vllama_pool.workers.process.lifeline import signal_name
 from vllama_pool.workers.process.status import ChildStatus
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CLOSING_TIME = 0.5
+"""Seconds before the end of the drain delay at which the listening socket is closed: the routers must still accept what
+is queued."""
 LOADING_LINE_INTERVAL = 15.0
 """Seconds between console lines about a worker that is still loading."""
 
@@ -67,6 +70,8 @@ class RegistryChecked:
 
 Event = StatusChanged | ChildExited | StopRequested | HangUp | RestartDue | RoutersChecked | RegistryChecked
 
+REPLACEABLE = 5.0
+"""Seconds of life after which a child that exits with 0 is replaced at once: somebody restarts it."""
 SETTLED = 60.0
 """Seconds of life after which a child's failure counts as the first one."""
 
@@ -88,6 +93,10 @@ async def no_gaps(workers: ReadyWorkers) -> Sequence[Gap]:
     return ()
 
 
+async def nothing_to_close() -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Supervisor:
     """Runs `specs` until a stop signal, or until a child cannot start."""
@@ -107,8 +116,10 @@ class Supervisor:
     """Tells whether a SIGHUP is meant to stop everything, because the terminal is gone."""
     reload_note: str = "reloading the routing file"
     """Printed on a SIGHUP."""
-    on_drain: Callable[[], None] = lambda: None
-    """Called before any child is stopped: closes the listening socket."""
+    close_listener: Callable[[], Awaitable[None]] = nothing_to_close
+    """Called while the routers still accept: lets them accept what is queued, and closes the listening socket."""
+    drain_delay: float = 0.0
+    """Seconds after the first signal in which routers still accept, but are not ready."""
     restart_wait: wait_base = field(default_factory=lambda: wait_exponential(multiplier=0.5, max=30))
     """Pause before a restart, by failures in a row."""
     kill_after: float = 5.0
@@ -280,7 +291,7 @@ class Supervisor:
 
     def _failed_to_start(self, child: Child, code: int) -> bool:
         """Return True, and print it, if a child exited before it was ever ready."""
-        if self._histories[child.spec.name].was_ready or code < 0:
+        if self._histories[child.spec.name].was_ready or code <= 0:  # 0: somebody else has stopped it
             return False
         # The child has printed the reason on stderr.
         self.console.line(child.spec.kind, child.spec.name, f"could not start (exit code {code}); stopping everything")
@@ -288,8 +299,12 @@ class Supervisor:
 
     def _restart_later(self, child: Child, code: int) -> None:
         spec, history = child.spec, self._histories[child.spec.name]
-        pause = history.backoff.pause(self._age(child))
-        self.console.line(spec.kind, spec.name, f"{describe_exit(code)}; restarting it in {pause:.1f} s")
+        if code == 0 and self._age(child) >= REPLACEABLE:
+            pause, when = 0.0, "stopped; starting it again"
+        else:
+            pause = history.backoff.pause(self._age(child))
+            when = f"{describe_exit(code)}; restarting it in {pause:.1f} s"
+        self.console.line(spec.kind, spec.name, when)
         loop = asyncio.get_running_loop()
         self._timers.add(loop.call_later(pause, self._events.put_nowait, RestartDue(spec)))
 
@@ -310,21 +325,31 @@ class Supervisor:
 
     async def _stop(self, grace: float) -> None:
         """Stop routers first, so that no new request reaches the agents."""
-        self.on_drain()
+        if grace and self.drain_delay and not await self._delay():
+            grace = 0.0
+        await self.close_listener()
         deadline = time.monotonic() + grace
         for kind in (ChildKind.ROUTER, ChildKind.WORKER):
             if deadline and not await self._drain(kind, deadline):
                 deadline = 0.0
         await self._stop_now()
 
+    async def _delay(self) -> bool:
+        """Let the routers accept for the drain delay, not ready. Return False on a second stop signal."""
+        self._signal(ChildKind.ROUTER, signal.SIGTERM)
+        return await self._wait_exits(ChildKind.ROUTER, time.monotonic() + max(0.0, self.drain_delay - CLOSING_TIME))
+
     async def _drain(self, kind: ChildKind, deadline: float) -> bool:
         """Stop all children of a kind and wait. Return False on a second stop signal."""
         self._signal(kind, signal.SIGTERM)
+        # Without grace left, an agent still needs a moment to leave the registry and stop its vLLM.
+        return await self._wait_exits(kind, max(deadline, time.monotonic()) + self.kill_after)
+
+    async def _wait_exits(self, kind: ChildKind, deadline: float) -> bool:
+        """Wait until all children of a kind have exited, or until `deadline`. Return False on a stop signal."""
         while any(child.spec.kind is kind for child in self._children.values()):
-            # Without grace left, an agent still needs a moment to leave the registry and stop its vLLM.
-            timeout = max(deadline - time.monotonic(), 0.0) + self.kill_after
             try:
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     event = await self._events.get()
             except TimeoutError:
                 return True

@@ -115,7 +115,7 @@ async def test_a_request_may_take_longer_than_the_timeout() -> None:
         await waiting.answered()
 
 
-async def test_idle_connections_close_at_once_when_stopping() -> None:
+async def test_idle_connections_close_soon_when_stopping() -> None:
     async with (
         serving(3600) as running,
         client(running, requests=1) as used,
@@ -129,7 +129,7 @@ async def test_idle_connections_close_at_once_when_stopping() -> None:
             await idle.closed(GRACE / 2)
 
 
-async def test_a_running_request_ends_its_connection_when_stopping_although_another_is_pipelined() -> None:
+async def test_the_last_of_pipelined_requests_ends_their_connection_when_stopping() -> None:
     async with serving(3600) as running, client(running) as pipelining:
         running.answered.clear()
         await pipelining.send(GET + GET)
@@ -138,8 +138,27 @@ async def test_a_running_request_ends_its_connection_when_stopping_although_anot
         await auntil(lambda: not running.server.servers[0].is_serving(), 5, "the server to stop")
         running.answered.set()
         response = await asyncio.wait_for(pipelining.reader.read(), GRACE / 2)
-        assert response.count(b"HTTP/1.1 200") == 1
-        assert b"connection: close" in response
+        first, second = response.split(b"HTTP/1.1 200")[1:]
+        assert b"connection: close" not in first
+        assert b"connection: close" in second
+
+
+async def test_a_request_that_arrives_just_after_the_stop_is_answered_and_ends_its_connection() -> None:
+    async with (
+        serving(3600) as running,
+        client(running, requests=1) as used,
+        client(running) as unused,
+        client(running) as partial,
+    ):
+        await partial.send(GET[:10])
+        await auntil(lambda: len(running.server.server_state.connections) == 3, 5, "three connections")
+        running.server.should_exit = True
+        await auntil(lambda: not running.server.servers[0].is_serving(), 5, "the server to stop")
+        for connected, rest in ((used, GET), (unused, GET), (partial, GET[10:])):
+            await connected.send(rest)
+            response = await asyncio.wait_for(connected.reader.read(), GRACE / 2)
+            assert response.count(b"HTTP/1.1 200") == 1
+            assert b"connection: close" in response
 
 
 async def test_the_kernel_probes_idle_clients() -> None:

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.until import auntil
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
 from vllama_pool.router.process import LONGEST_IDLE, RouterServer, make_server
+from vllama_pool.router.server.http_protocol import DrainingProtocol
 from vllama_pool.workers.process.status import ChildStatus, StatusPipe, decode
 
 
@@ -46,6 +48,28 @@ def test_a_signal_reports_draining_and_stops_the_server(process: Process) -> Non
     process.server.handle_exit(signal.SIGTERM, None)
     assert process.statuses() == [ChildStatus("draining")]
     assert process.server.should_exit
+
+
+async def test_with_a_drain_delay_the_process_accepts_on_but_is_not_ready(tmp_path: Path) -> None:
+    process = Process(tmp_path, drain_delay=0.3)
+    server = process.server
+    server.started = True
+    server.handle_exit(signal.SIGTERM, None)
+    assert process.statuses() == [ChildStatus("draining")]
+    assert not await server.on_tick(1)
+    assert server.config.http_protocol_class is DrainingProtocol
+    await auntil(lambda: server.on_tick(1), 5, "the end of the delay")
+    process.close()
+
+
+async def test_a_second_signal_ends_the_drain_delay(tmp_path: Path) -> None:
+    process = Process(tmp_path, drain_delay=3600)
+    process.server.started = True
+    process.server.handle_exit(signal.SIGTERM, None)
+    assert not await process.server.on_tick(1)
+    process.server.handle_exit(signal.SIGTERM, None)
+    assert await process.server.on_tick(1)
+    process.close()
 
 
 def test_a_second_ctrl_c_does_not_cut_off_running_requests(process: Process) -> None:

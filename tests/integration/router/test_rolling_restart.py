@@ -1,0 +1,178 @@
+"""Router processes and agents are restarted one after the other under load, and nobody notices."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.fleet.programs import VLLAMA, Serve
+from tests.support.ports import free_ports
+from tests.support.until import auntil
+
+pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")]
+
+WORKERS = ("w0", "w1", "w2")
+CLIENTS = 50
+TOKENS = 12
+READY = 60.0
+"""Seconds."""
+
+
+class Load:
+    """Clients that stream without a pause; half of them keep their connections."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.complete = 0
+        self.failures: list[str] = []
+        self.slowest = 0.0
+        self._stopping = False
+
+    @asynccontextmanager
+    async def running(self, clients: int = CLIENTS) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self._run(keeps=bool(number % 2))) for number in range(clients)]
+        try:
+            yield
+        finally:
+            self._stopping = True
+            await asyncio.gather(*tasks)
+
+    async def _run(self, *, keeps: bool) -> None:
+        limits = httpx.Limits(max_keepalive_connections=1 if keeps else 0)
+        async with httpx.AsyncClient(trust_env=False, timeout=60, limits=limits) as http:
+            while not self._stopping:
+                started = time.monotonic()
+                try:
+                    self._judge(await http.post(f"{self.url}/api/generate", json=BODY))
+                except httpx.HTTPError as error:
+                    self.failures.append(f"{type(error).__name__}: {error}")
+                self.slowest = max(self.slowest, time.monotonic() - started)
+
+    def _judge(self, answer: httpx.Response) -> None:
+        lines = [json.loads(line) for line in answer.text.splitlines()]
+        if answer.status_code == 200 and lines[-1].get("done") and lines[-1].get("eval_count") == TOKENS:
+            self.complete += 1
+        else:
+            self.failures.append(answer.text[-300:])
+
+
+BODY = {"model": "tiny", "prompt": "x", "options": {"num_predict": TOKENS}}
+
+
+@contextlib.contextmanager
+def serving(tmp_path: Path, *, processes: int = 2, **environ: str) -> Iterator[Serve]:
+    words = f"--port 0 --processes {processes} --engine simulated --vllm-port {free_ports(3)} --replicas 3"
+    flags = "--tokens-per-second 40 --max-num-seqs 32"
+    command = [VLLAMA, "serve", *words.split(), "--model", "tiny", "--name", "w", *flags.split()]
+    served = Serve(command, {"VLLAMA_STATE_DIR": str(tmp_path / "state"), **environ}, tmp_path / "serve.log")
+    try:
+        yield served
+    finally:
+        served.end()
+
+
+async def until_ready(served: Serve) -> None:
+    async def whole() -> bool:
+        if not served.url:
+            return False
+        with contextlib.suppress(httpx.HTTPError):
+            async with httpx.AsyncClient(trust_env=False) as http:
+                page = (await http.get(f"{served.url}/admin/workers")).json()
+            states = [worker["state"] for worker in page["workers"]]
+            return states == ["ready"] * 3 and page["processes"] == {"total": 2, "answered": 2}
+        return False
+
+    await auntil(whole, READY, "all processes and workers to be ready")
+
+
+def routers(served: Serve) -> list[psutil.Process]:
+    return [one for one in served.descendants() if "vllama_pool.router.start" in " ".join(_words(one))]
+
+
+def agents(served: Serve) -> list[psutil.Process]:
+    return [one for one in served.descendants() if {"worker", "--name"} <= set(_words(one))]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+async def restart_each(served: Serve, find: Callable[[Serve], list[psutil.Process]], load: Load) -> None:
+    """Stop each process with SIGTERM, and wait until its replacement serves under load."""
+    for process in find(served):
+        before = load.complete
+        process.send_signal(signal.SIGTERM)
+        await auntil(lambda process=process: not process.is_running(), READY, f"{process.pid} to end")
+        await until_ready(served)
+        await auntil(lambda before=before: load.complete > before + CLIENTS, READY, "further answers")
+
+
+async def test_router_processes_and_agents_restart_one_after_the_other_without_an_error(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    with serving(tmp_path) as served:
+        await until_ready(served)
+        first = {one.pid for one in (*routers(served), *agents(served))}
+        load = Load(served.url)
+        async with load.running():
+            await auntil(lambda: load.complete > CLIENTS, READY, "the first answers")
+            await restart_each(served, routers, load)
+            await restart_each(served, agents, load)
+        assert not first & {one.pid for one in (*routers(served), *agents(served))}
+        assert load.failures == []
+        record_property("figure", f"rolling restart: {load.complete} streams, slowest {load.slowest:.1f} s")
+        log = served.log.read_text()
+        assert len(re.findall(r"^router +router-[01]  stopped; starting it again$", log, re.MULTILINE)) == 2, log
+
+
+async def test_a_stop_finishes_streams_and_loses_no_connection_that_was_accepted(tmp_path: Path) -> None:
+    """After the stop signal, clients get whole answers until the port refuses them."""
+    with serving(tmp_path) as served:
+        await until_ready(served)
+        load = Load(served.url)
+        async with load.running():
+            await auntil(lambda: load.complete > CLIENTS, READY, "the first answers")
+            served.signal(signal.SIGTERM)
+            await auntil(lambda: any(map(_refused, load.failures)), READY, "the port to refuse")
+            load._stopping = True
+        assert [failure for failure in load.failures if not _refused(failure)] == []
+        assert served.wait() == 0
+
+
+async def test_with_a_drain_delay_the_port_accepts_on_while_it_is_not_ready(tmp_path: Path) -> None:
+    with serving(tmp_path, VLLAMA_DRAIN_DELAY="4s") as served:
+        await until_ready(served)
+        async with httpx.AsyncClient(trust_env=False, base_url=served.url, timeout=20) as http:
+            assert (await http.get("/readyz")).status_code == 200
+            served.signal(signal.SIGTERM)
+            signalled = time.monotonic()
+
+            async def not_ready() -> bool:
+                return (await http.get("/readyz")).status_code == 503
+
+            await auntil(not_ready, 2, "the router to be not ready")
+            answer = await http.post("/api/generate", json=BODY)
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+            assert (await http.get("/livez")).status_code == 200
+            assert served.wait() == 0
+            assert time.monotonic() - signalled > 3.4
+            with pytest.raises(httpx.ConnectError):
+                await http.get("/livez")
+
+
+def _refused(failure: str) -> bool:
+    return failure.startswith("ConnectError: ")
