@@ -16,10 +16,17 @@ from typing import Any
 from urllib.parse import unquote
 
 DEFAULT_PORT = 6379
+SENTINEL_PORT = 26379
+MAX_NODES = 64
 MAX_SOCKET_PATH = 107
 """Bytes on Linux."""
 
-_FORMS = "write redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH"
+_FORMS = (
+    "write redis://HOST:6379/0, rediss:// for TLS, redis+sentinel://HOST:26379,HOST:26379/MASTER, "
+    "redis+cluster://HOST:6379,HOST:6379, or unix:///PATH"
+)
+_SENTINEL, _CLUSTER = "+sentinel", "+cluster"
+_SCHEMES = frozenset(("unix", *(base + kind for base in ("redis", "rediss") for kind in ("", _SENTINEL, _CLUSTER))))
 _ESCAPES = (
     "has a character in its user name, password or options that means something in a URL; "
     "write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, & as %26 and % as %25"
@@ -28,6 +35,10 @@ _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
 _DATABASE = re.compile(r"[0-9]{1,9}\Z")
+_MASTER = re.compile(r"[A-Za-z0-9._-]{1,200}\Z")
+
+Node = tuple[str, int]
+"""Host, IPv6 without brackets, and port."""
 
 
 class InvalidAddress(ValueError):
@@ -39,14 +50,18 @@ class RedisAddress:
     """`str()` and `repr()` show neither user name nor password, and are the only form for output."""
 
     host: str = ""
-    """IPv6 without brackets. Empty for a socket."""
+    """IPv6 without brackets; the first of several. Empty for a socket."""
     port: int = DEFAULT_PORT
     path: str = ""
     """Path of a Unix socket."""
     db: int = 0
     tls: bool = False
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False)
-    """Credentials and TLS options under the names of redis-py."""
+    """Credentials and TLS options under the names of redis-py, and sentinel_username and sentinel_password."""
+    nodes: tuple[Node, ...] = ()
+    """The Sentinels, or the nodes of a cluster that are asked for the others. Empty for one server."""
+    master: str = ""
+    """Name under which the Sentinels watch the primary. Empty without Sentinels."""
 
     @property
     def is_local(self) -> bool:
@@ -55,12 +70,22 @@ class RedisAddress:
 
     @property
     def endpoint(self) -> str:
-        """Host and port, or the path of the socket."""
-        return self.path or f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        """Host and port, or the path of the socket; for messages also several, and the name of the master."""
+        nodes = ",".join(map(show_node, self.nodes or ((self.host, self.port),)))
+        return self.path or (f"{self.master} of Sentinel {nodes}" if self.master else nodes)
 
     def __str__(self) -> str:
-        scheme = "unix" if self.path else "rediss" if self.tls else "redis"
-        return f"{scheme}://{self.endpoint}" if self.path else f"{scheme}://{self.endpoint}/{self.db}"
+        if self.path:
+            return f"unix://{self.path}"
+        kind = _SENTINEL if self.master else _CLUSTER if self.nodes else ""
+        nodes = ",".join(map(show_node, self.nodes or ((self.host, self.port),)))
+        where = f"{nodes}/{self.master}" if self.master else nodes
+        return f"{'rediss' if self.tls else 'redis'}{kind}://{where}/{self.db}"
+
+
+def show_node(node: Node) -> str:
+    host, port = node
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def at_socket(path: str) -> RedisAddress:
@@ -73,7 +98,7 @@ def at_socket(path: str) -> RedisAddress:
 
 
 def parse(text: str) -> RedisAddress:
-    """Parse redis://, rediss://, unix:// or the path of a socket. Raises InvalidAddress."""
+    """Parse the URL of a Redis, of Sentinels or of a cluster, or the path of a socket. Raises InvalidAddress."""
     _check_text(text)
     if text.startswith("/"):
         path, _, query = text.partition("?")
@@ -87,14 +112,51 @@ def parse(text: str) -> RedisAddress:
         raise InvalidAddress(_ESCAPES)
     user_info, _, host_port = authority.rpartition("@")
     path, _, query = tail.partition("?")
-    options = {**_options(query, tls=scheme == "rediss"), **_credentials(user_info)}
+    tls, sentinel = scheme.startswith("rediss"), scheme.endswith(_SENTINEL)
+    options = {**_options(query, tls=tls, sentinel=sentinel), **_credentials(user_info)}
     if scheme == "unix":
         if host_port:
             raise InvalidAddress("the path of the socket does not begin with '/'; write unix:///PATH")
         return _socket(_decoded(path), options)
-    host, port = _host_and_port(host_port)
-    db = _database(path, options.pop("db", None))
-    return RedisAddress(host, port, db=db, tls=scheme == "rediss", options=MappingProxyType(options))
+    nodes, master = _nodes(host_port, scheme), ""
+    if sentinel:
+        _, _, path = path.partition("/")
+        master, _, path = path.partition("/")
+        master = _master(_decoded(master))
+    host, port = nodes[0]
+    return RedisAddress(
+        host,
+        port,
+        db=_database(path, options.pop("db", None)),
+        tls=tls,
+        options=MappingProxyType(options),
+        nodes=nodes if "+" in scheme else (),
+        master=master,
+    )
+
+
+def _nodes(text: str, scheme: str) -> tuple[Node, ...]:
+    """Parse the hosts, which are several only for Sentinels and clusters."""
+    default = SENTINEL_PORT if scheme.endswith(_SENTINEL) else DEFAULT_PORT
+    if "+" not in scheme:
+        return (_host_and_port(text, default),)
+    parts = text.split(",")
+    if len(parts) > MAX_NODES:
+        raise InvalidAddress(f"names more than {MAX_NODES} hosts; name some of them")
+    nodes = tuple(_host_and_port(part, default) for part in parts)
+    if len(set(nodes)) < len(nodes):
+        raise InvalidAddress("names a host twice; remove one of them")
+    return nodes
+
+
+def _master(text: str) -> str:
+    if not text:
+        raise InvalidAddress("the name of the master is missing; write redis+sentinel://HOST:26379/MASTER")
+    if not _MASTER.match(text):
+        raise InvalidAddress(
+            "the name of the master is not one that a Sentinel takes; write it as in its configuration"
+        )
+    return text
 
 
 def _check_text(text: str) -> None:
@@ -108,7 +170,7 @@ def _check_text(text: str) -> None:
 
 def _scheme(text: str) -> tuple[str, str]:
     scheme, separator, rest = text.partition("://")
-    if not separator or scheme.lower() not in ("redis", "rediss", "unix"):
+    if not separator or scheme.lower() not in _SCHEMES:
         raise InvalidAddress(f"not a Redis address; {_FORMS}")
     return scheme.lower(), rest
 
@@ -126,22 +188,25 @@ def _decoded(text: str) -> str:
         raise InvalidAddress("has escapes that are not UTF-8; escape each byte of the UTF-8 text") from None
 
 
-def _host_and_port(text: str) -> tuple[str, int]:
+def _host_and_port(text: str, default: int) -> Node:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or not _is_ipv6(host := _decoded(host)) or rest[:1] not in ("", ":"):
             raise InvalidAddress("the host is not an IPv6 address; write redis://[ADDRESS]:6379/0")
-        return host, _port(rest)
+        return host, _port(rest, default)
     host, colon, port = text.partition(":")
     if not host:
         raise InvalidAddress("the host is missing; write redis://HOST:6379/0")
     if ":" in port and _is_ipv6(text):
         raise InvalidAddress("the IPv6 address has no brackets; write redis://[ADDRESS]:6379/0")
     if "," in text:
-        raise InvalidAddress("names several hosts, and a fleet has one Redis; write redis://HOST:6379/0")
+        raise InvalidAddress(
+            "names several hosts; write redis+sentinel://HOST:26379,HOST:26379/MASTER for Sentinels, "
+            "redis+cluster://HOST:6379,HOST:6379 for a cluster, or the one host of a Redis"
+        )
     if not _HOST.match(host.lower()):
         raise InvalidAddress("the host is not a name or address; write redis://HOST:6379/0")
-    return host, _port(colon + port)
+    return host, _port(colon + port, default)
 
 
 def _is_ipv6(text: str) -> bool:
@@ -152,10 +217,10 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-def _port(text: str) -> int:
+def _port(text: str, default: int) -> int:
     """`text` is empty or begins with a colon."""
     if not text:
-        return DEFAULT_PORT
+        return default
     if not _PORT.match(text[1:]) or not 1 <= int(text[1:]) <= 65535:
         raise InvalidAddress(
             "the port is not a number between 1 and 65535; write one such as 6379, and a ':' or '/' of the password as "
@@ -180,7 +245,7 @@ def _socket(path: str, options: dict[str, Any]) -> RedisAddress:
     return RedisAddress(path=at_socket(path).path, db=db, options=MappingProxyType(options))
 
 
-def _options(query: str, *, tls: bool) -> dict[str, Any]:
+def _options(query: str, *, tls: bool, sentinel: bool = False) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for part in query.split("&") if query else ():
         name, equals, value = part.partition("=")
@@ -190,7 +255,7 @@ def _options(query: str, *, tls: bool) -> dict[str, Any]:
             )
         if name in options:
             raise InvalidAddress(f"has the option {name} twice; keep one of them")
-        read = _reader(name, tls=tls, quotable="password" not in options)
+        read = _reader(name, tls=tls, sentinel=sentinel, quotable="password" not in options)
         try:
             options[name] = read(_decoded(value.replace("+", " ")))
         except _InvalidValue as error:
@@ -198,7 +263,7 @@ def _options(query: str, *, tls: bool) -> dict[str, Any]:
     return options
 
 
-def _reader(name: str, *, tls: bool, quotable: bool) -> Callable[[str], Any]:
+def _reader(name: str, *, tls: bool, sentinel: bool, quotable: bool) -> Callable[[str], Any]:
     """A name behind a password can be a part of it, after a '&' that is not escaped."""
     if name in _SET_BY_US:
         raise InvalidAddress(f"the option {name} is set by vLLama; remove it")
@@ -206,7 +271,9 @@ def _reader(name: str, *, tls: bool, quotable: bool) -> Callable[[str], Any]:
         raise InvalidAddress(f"unknown option {name}; write rediss:// for TLS")
     if name in _TLS_OPTIONS and not tls:
         raise InvalidAddress(f"the option {name} is for TLS; write rediss:// or remove it")
-    known = {**_OPTIONS, **_TLS_OPTIONS}
+    if name in _SENTINEL_OPTIONS and not sentinel:
+        raise InvalidAddress(f"the option {name} is for Sentinels; write redis+sentinel:// or remove it")
+    known = {**_OPTIONS, **_TLS_OPTIONS, **_SENTINEL_OPTIONS}
     if name in known:
         return known[name]
     if not quotable or not re.fullmatch(r"[a-z][a-z_]{0,39}", name):
@@ -261,6 +328,7 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
     "client_name": _word,
     "socket_keepalive": _switch,
 }
+_SENTINEL_OPTIONS: dict[str, Callable[[str], Any]] = {"sentinel_username": _text, "sentinel_password": _text}
 _TLS_OPTIONS: dict[str, Callable[[str], Any]] = {
     "ssl_cert_reqs": _verification,
     "ssl_check_hostname": _switch,

@@ -16,12 +16,14 @@ from importlib import resources
 from typing import Any
 
 import redis.asyncio as aioredis
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.commands.core import AsyncScript
+from redis.exceptions import RedisError, ResponseError
 
 from vllama_pool.config.redis_address import DEFAULT_PORT, RedisAddress, at_socket, parse
-from vllama_pool.workers.registry.connections import SocketConnection, TcpConnection, TlsConnection
+from vllama_pool.workers.registry.connections import RegistryPool, SocketConnection, TcpConnection, TlsConnection
 from vllama_pool.workers.registry.errors import explain
 from vllama_pool.workers.registry.keys import COLLECT_AFTER, ROUTER_TTL, Keys, check_worker_id
 from vllama_pool.workers.registry.messages import (
@@ -36,6 +38,7 @@ from vllama_pool.workers.registry.messages import (
     encode_ack,
     encode_beat,
 )
+from vllama_pool.workers.registry.primary import Locator, Nodes, Sentinels
 from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 from vllama_pool.workers.registry.signature import sign_record
 
@@ -106,16 +109,32 @@ def connect(address: RedisAddress | str, reply_timeout: float = REPLY_TIMEOUT) -
     """
     if isinstance(address, str):
         address = at_socket(address) if address.startswith("/") else parse(address)
-    pool = aioredis.ConnectionPool(
+    timeouts = {
+        "protocol": 2,
+        "socket_connect_timeout": LOCAL_CONNECT_TIMEOUT if address.path else CONNECT_TIMEOUT,
+        "socket_timeout": reply_timeout,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    pool = RegistryPool(
+        address,
+        _locator(address, timeouts),
         **_connection(address),
-        **address.options,
+        **{name: value for name, value in address.options.items() if not name.startswith("sentinel_")},
         db=address.db,
-        protocol=2,
-        socket_connect_timeout=LOCAL_CONNECT_TIMEOUT if address.path else CONNECT_TIMEOUT,
-        socket_timeout=reply_timeout,
-        retry=Retry(NoBackoff(), 0),
+        **timeouts,
     )
     return aioredis.Redis.from_pool(pool)
+
+
+def _locator(address: RedisAddress, timeouts: Mapping[str, Any]) -> Locator | None:
+    if address.path:
+        return None
+    if not address.master:
+        return Nodes(address.nodes or [(address.host, address.port)])
+    shared = {name: value for name, value in address.options.items() if name.startswith(("ssl_", "socket_"))}
+    own = {name: address.options.get(f"sentinel_{name}") for name in ("username", "password")}
+    kind: dict[str, Any] = {"connection_class": SSLConnection} if address.tls else {}
+    return Sentinels(address.nodes, address.master, {**timeouts, **shared, **own, **kind, "decode_responses": True})
 
 
 def _connection(address: RedisAddress) -> dict[str, Any]:
@@ -127,7 +146,7 @@ def _connection(address: RedisAddress) -> dict[str, Any]:
 
 async def ping(redis: aioredis.Redis) -> None:
     """Raises RegistryUnavailable."""
-    with _mapped(_address(redis)):
+    with _mapped(redis):
         await redis.ping()
 
 
@@ -195,8 +214,9 @@ class Registry:
             raise ValueError(f"generation {record.generation} is negative")
         envelope = sign_record(record, fleet=self.fleet, secret=self._secret)
         beat = encode_beat(Beat(record.generation, next(self._count), load))
-        with _mapped(self._where), _understood(self._where):
-            reply = await self._register(
+        with _mapped(self._redis), _understood(self._where):
+            reply = await self._run(
+                self._register,
                 [keys.meta, keys.w, keys.load, keys.hbz],
                 [keys.ev, record.id, record.generation, envelope, beat, secrets.token_hex(8)],
             )
@@ -210,8 +230,10 @@ class Registry:
         """Return False if the worker must register again."""
         keys = self._keys
         beat = encode_beat(Beat(generation, next(self._count), load))
-        with _mapped(self._where):
-            reply = await self._beat([keys.w, keys.load, keys.hbz, keys.want], [keys.ev, worker_id, generation, beat])
+        with _mapped(self._redis):
+            reply = await self._run(
+                self._beat, [keys.w, keys.load, keys.hbz, keys.want], [keys.ev, worker_id, generation, beat]
+            )
         if not isinstance(reply, bytes):
             return False
         self._want = reply or self._want
@@ -220,8 +242,10 @@ class Registry:
     async def deregister(self, worker_id: str, generation: int) -> bool:
         """Return False if the worker is absent or a newer start is registered."""
         keys = self._keys
-        with _mapped(self._where):
-            reply = await self._deregister([keys.meta, keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation])
+        with _mapped(self._redis):
+            reply = await self._run(
+                self._deregister, [keys.meta, keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation]
+            )
         return bool(reply)
 
     # --- routers ---
@@ -232,8 +256,9 @@ class Registry:
         `router`: a router process to count for ROUTER_TTL.
         """
         keys = self._keys
-        with _mapped(self._where), _understood(self._where):
-            epoch, seq, collected, beats, records, models, wants = await self._snapshot(
+        with _mapped(self._redis), _understood(self._where):
+            epoch, seq, collected, beats, records, models, wants = await self._run(
+                self._snapshot,
                 [keys.meta, keys.w, keys.load, keys.hbz, keys.routers, keys.vm, keys.want],
                 [str(known or ""), int(COLLECT_AFTER * 1000), router, int(ROUTER_TTL * 1000)],
             )
@@ -253,16 +278,16 @@ class Registry:
         """
         if not worker_id.isprintable():  # a static worker's id is any name or URL
             raise ValueError(f"{worker_id!r} is not a worker id")
-        with _mapped(self._where), _understood(self._where):
-            return bytes(await self._put_want([self._keys.want], [self._keys.ev, worker_id, entry]))
+        with _mapped(self._redis), _understood(self._where):
+            return bytes(await self._run(self._put_want, [self._keys.want], [self._keys.ev, worker_id, entry]))
 
     async def retire_router(self, router: str) -> None:
-        with _mapped(self._where):
+        with _mapped(self._redis):
             await self._redis.zrem(self._keys.routers, router)
 
     async def models(self) -> StoredModels:
-        with _mapped(self._where), _understood(self._where):
-            version, entries = await self._models([self._keys.meta, self._keys.vm], [])
+        with _mapped(self._redis), _understood(self._where):
+            version, entries = await self._run(self._models, [self._keys.meta, self._keys.vm], [])
             return StoredModels(_text(version), {_text(key): bytes(value) for key, value in _pairs(entries)})
 
     async def put_model(
@@ -277,25 +302,41 @@ class Registry:
             int(request_acks),
             secrets.token_hex(8),
         ]
-        with _mapped(self._where), _understood(self._where):
-            put, answer, *routers = await self._put_model(
-                [self._keys.meta, self._keys.vm, self._keys.routers], arguments
+        with _mapped(self._redis), _understood(self._where):
+            put, answer, *routers = await self._run(
+                self._put_model, [self._keys.meta, self._keys.vm, self._keys.routers], arguments
             )
             return ModelStored(_text(answer), int(*routers)) if put else ModelConflict(bytes(answer))
 
     async def acknowledge(self, version: str, router: str) -> None:
         """Publish that this router has applied the change to `version`."""
-        with _mapped(self._where):
+        with _mapped(self._redis):
             await self._redis.publish(self._keys.ev, encode_ack(ModelAck(version, router)))
+
+    async def _run(self, script: AsyncScript, keys: list[str], arguments: list[Any]) -> Any:
+        """Run a script, once more if the keys are elsewhere: a cluster names the owner, and a replica has no part."""
+        try:
+            return await script(keys, arguments)
+        except ResponseError as error:
+            pool = self._redis.connection_pool
+            if not (isinstance(pool, RegistryPool) and pool.follow(error)):
+                raise
+            return await script(keys, arguments)
+
+    @property
+    def _renewals(self) -> int:
+        return getattr(self._redis.connection_pool, "renewals", 0)
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield changes. Messages can be lost; polling repairs that. Raises when the connection is lost or silent."""
         async with self._redis.pubsub() as pubsub:
-            with _mapped(self._where), _understood(self._where):
+            with _mapped(self._redis), _understood(self._where):
                 await pubsub.subscribe(self._keys.ev)
-            silent = False
+            silent, renewals = False, self._renewals
             while True:
-                with _mapped(self._where), _understood(self._where):
+                if renewals != self._renewals:
+                    raise RegistryUnavailable(f"the registry at {self._where.endpoint} may be elsewhere now")
+                with _mapped(self._redis), _understood(self._where):
                     message = await pubsub.get_message(timeout=self._silence)
                     if message is None:
                         if silent:
@@ -325,8 +366,10 @@ def _event(message: Mapping[str, Any]) -> Event | None:
 
 
 @contextmanager
-def _mapped(where: RedisAddress) -> Iterator[None]:
+def _mapped(redis: aioredis.Redis) -> Iterator[None]:
     """Convert redis-py errors into RegistryUnavailable, and restore a swallowed cancellation.
+
+    A client whose primary is lost then connects anew.
 
     redis-py uses asyncio.wait_for, which before Python 3.12 swallows one that arrives just as the send completes.
     """
@@ -337,7 +380,9 @@ def _mapped(where: RedisAddress) -> Iterator[None]:
     except (RedisError, OSError) as error:
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError from error
-        explanation = explain(error, where)
+        if isinstance(redis.connection_pool, RegistryPool):
+            redis.connection_pool.follow(error)
+        explanation = explain(error, _address(redis))
         raise RegistryUnavailable(explanation.text, passing=explanation.passing) from error
     if task is not None and task.cancelling() > before:
         raise asyncio.CancelledError
@@ -357,6 +402,8 @@ def _understood(where: RedisAddress) -> Iterator[None]:
 
 def _address(redis: aioredis.Redis) -> RedisAddress:
     """Return the address of a client, for messages."""
+    if isinstance(redis.connection_pool, RegistryPool):
+        return redis.connection_pool.address
     options = redis.connection_pool.connection_kwargs
     return RedisAddress(
         options.get("host", "localhost"),

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.exceptions import TimeoutError as ReplyTimeout
 
 from vllama_pool.config.redis_address import RedisAddress
@@ -19,17 +19,21 @@ MAX_QUOTED = 160
 MIN_HIDDEN = 4
 """Characters. A shorter password would also match parts of ordinary words, which would show it."""
 
-_NOT_A_CLUSTER = "that Redis is part of a cluster; point REDIS_URL at a Redis that is not"
+_MOVED = (
+    "that Redis is part of a cluster whose node does not keep the fleet's keys; write "
+    "redis+cluster://HOST:PORT,HOST:PORT with several of its nodes"
+)
+_MIGRATING = "its cluster moves the fleet's keys to another node; wait until it has"
 _CREDENTIALS = "correct the user name and the password in REDIS_URL"
 _ACL = "give its user the permissions that deploy/README.md lists"
 _MEMORY = "raise its maxmemory"
 _TOO_OLD = "use Redis 6.2 or later, or Valkey, with Lua scripts"
 
 _BY_CODE = {
-    "MOVED": _NOT_A_CLUSTER,
-    "ASK": _NOT_A_CLUSTER,
-    "CROSSSLOT": _NOT_A_CLUSTER,
-    "TRYAGAIN": _NOT_A_CLUSTER,
+    "MOVED": _MOVED,
+    "ASK": _MIGRATING,
+    "CROSSSLOT": "it does not keep keys with one hash tag together; use a Redis, or a cluster without a proxy",
+    "TRYAGAIN": _MIGRATING,
     "CLUSTERDOWN": "repair its cluster, or point REDIS_URL at a Redis that is not part of one",
     "LOADING": "wait until it has loaded its data",
     "MASTERDOWN": "it is a replica without its primary; point REDIS_URL at the primary",
@@ -56,7 +60,7 @@ _BY_TEXT = (
     (re.compile(r"unknown (sub)?command", re.I), _TOO_OLD),
     (re.compile(r"maxmemory", re.I), _MEMORY),
 )
-_PASSING = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "NOREPLICAS", "BUSY"})
+_PASSING = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "ASK", "TRYAGAIN", "READONLY", "NOREPLICAS", "BUSY"})
 """States of a Redis that starts or takes over from another, such as a replica that becomes the primary."""
 _LASTING = frozenset({errno.EACCES, errno.EPERM, errno.ENOTSOCK, errno.EPROTOTYPE})
 """Failures to connect that waiting does not cure."""
@@ -74,9 +78,20 @@ class Explanation:
     """True if waiting alone may help."""
 
 
+class PrimaryUnknown(RedisError):
+    """Sentinels do not name a primary. `str()` is one line: what is wrong; what to do."""
+
+    def __init__(self, text: str, *, passing: bool = False) -> None:
+        super().__init__(text)
+        self.passing = passing
+
+
 def explain(error: Exception, address: RedisAddress) -> Explanation:
     """Describe an error of the client library."""
     where = address.endpoint
+    for cause in _causes(error):
+        if isinstance(cause, PrimaryUnknown):
+            return Explanation(str(cause), cause.passing)
     if isinstance(error, InvalidResponse):
         return Explanation(_not_redis(str(error), where))
     if (code := _code(error)) is not None:
@@ -130,7 +145,7 @@ def _quoted(code: str, error: Exception, address: RedisAddress) -> str:
 
 
 def _secrets(address: RedisAddress) -> Iterator[str]:
-    for name in ("password", "ssl_password"):
+    for name in ("password", "ssl_password", "sentinel_password"):
         secret = str(address.options.get(name, ""))
         if len(secret) >= MIN_HIDDEN:
             yield secret
@@ -153,7 +168,7 @@ def _silence(error: Exception, address: RedisAddress) -> str:
         check = "is Redis running there with TLS, and is REDIS_URL right?"
     elif address.host and _closed(error):
         check = "is Redis running there? If it expects TLS, write rediss:// in REDIS_URL"
-    return f"no answer from the registry at {where} ({_reason(error)}); {check}"
+    return f"no answer from the registry at {where} ({reason(error)}); {check}"
 
 
 def _tls_problem(error: ssl.SSLError, where: str) -> str:
@@ -176,8 +191,8 @@ def _certificate_cure(error: ssl.SSLCertVerificationError) -> str:
     return cures.get(error.verify_code, "name its CA in REDIS_URL with ?ssl_ca_certs=FILE, or in SSL_CERT_FILE")
 
 
-def _reason(error: Exception) -> str:
-    """Prefer the system's error text: redis-py's repeats the address."""
+def reason(error: Exception) -> str:
+    """Why nothing was heard. Prefer the system's error text: redis-py's repeats the address."""
     for cause in _causes(error):
         if isinstance(cause, socket.gaierror):
             return str(cause.strerror)

@@ -65,7 +65,15 @@ def test_credentials_are_read_and_never_shown(text: str, credentials: dict[str, 
         ("", "not a Redis address"),
         ("localhost:6379", "not a Redis address"),
         ("http://h", "not a Redis address"),
-        ("redis+sentinel://h/primary", "not a Redis address"),
+        ("redis+other://h", "not a Redis address"),
+        ("redis+sentinel://h", "the name of the master is missing"),
+        ("redis+sentinel://h//0", "the name of the master is missing"),
+        ("redis+sentinel://h/a%20b", "the name of the master is not one"),
+        ("redis+sentinel://h/m/x", "the database is not a number"),
+        ("redis+sentinel://a,,b/m", "the host is missing"),
+        ("redis+cluster://a:1,a:1", "names a host twice"),
+        ("redis+cluster://" + ",".join(f"h{n}" for n in range(65)), "more than 64 hosts"),
+        ("redis://h?sentinel_password=x", "sentinel_password is for Sentinels"),
         ("redis:/h", "not a Redis address"),
         ("redis://", "the host is missing"),
         ("redis://:6379/0", "the host is missing"),
@@ -141,9 +149,31 @@ def test_an_unescaped_character_in_a_password_is_refused_without_repeating_it(
 @pytest.mark.parametrize("first", ["hunter", "6379"])
 def test_no_part_of_a_password_without_a_host_behind_it_is_repeated(first: str) -> None:
     for text in (f"redis://:{first}", f"redis://:{first}@", f"redis://user:{first}@:tiger", f"{first}@tiger:6379"):
-        message = refusal(text).replace("such as 6379", "").replace("HOST:6379", "")
+        message = refusal(text).replace("such as 6379", "").replace("HOST:6379", "").replace("HOST:26379", "")
         assert first not in message
         assert "tiger" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "nodes"),
+    [
+        ("redis+sentinel://a,b:1/m", "redis+sentinel://a:26379,b:1/m/0", (("a", 26379), ("b", 1))),
+        ("rediss+sentinel://u:p@[::1]/m.x/3", "rediss+sentinel://[::1]:26379/m.x/3", (("::1", 26379),)),
+        ("redis+cluster://a,b:7", "redis+cluster://a:6379,b:7/0", (("a", 6379), ("b", 7))),
+    ],
+)
+def test_sentinels_and_clusters_have_several_hosts(text: str, shown: str, nodes: tuple[tuple[str, int], ...]) -> None:
+    address = parse(text)
+    assert str(address) == shown
+    assert address.nodes == nodes
+    assert (address.host, address.port) == nodes[0]
+
+
+def test_the_password_of_sentinels_is_not_that_of_the_primary() -> None:
+    address = parse("redis+sentinel://user:tiger@a/m?sentinel_password=hunter")
+    assert address.options == {"username": "user", "password": "tiger", "sentinel_password": "hunter"}
+    assert "tiger" not in repr(address)
+    assert "hunter" not in repr(address)
 
 
 def test_a_socket_path_is_taken_as_it_is() -> None:
