@@ -153,7 +153,7 @@ def _view(replica: Replica, index: int, group: Group, left_out: str, terms: Term
         others=worker.others_load,
         slots=worker.slots,
         full=worker.full,
-        speed=worker.speed if worker.full else worker.record.speed,
+        speed=worker.speed if worker.full else worker.free_speed,
         weight=worker.weight(now),
         penalty=worker.health.penalty(now),
         state="down" if worker.down else str(worker.state),

@@ -206,7 +206,7 @@ class Pool:
             self._leave_peers(worker, before)
         if after:
             worker.peers = self._peers.setdefault(lookup_key(after[0].name), Peers())
-            worker.peers.join(worker.id, worker.rate)
+            worker.peers.join(worker.id, worker.rate, worker.pace)
         self.version += 1
         self._served = None
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 import statistics
 
+from vllama_pool.router.balance.pace import Pace, drag, usual_pace
+
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 """Bounds of relative speeds, so that one outlier neither starves nor floods a worker."""
 
@@ -29,7 +31,7 @@ RATE_LIFETIME = 300.0
 """Seconds after which an unconfirmed rate is forgotten."""
 
 MEDIAN_LIFETIME = 0.5
-"""Seconds for which the median of one model's rates is used."""
+"""Seconds for which the medians of one model's rates and paces are used."""
 
 REPORT_LIFETIME = 10.0
 """Seconds after a report in which our own measurements are ignored."""
@@ -101,10 +103,13 @@ class Rate:
 class Peers:
     """The rates of one model's workers. A speed is relative to the median of the measured ones."""
 
-    __slots__ = ("_median", "_median_until", "_rates")
+    __slots__ = ("_median", "_median_until", "_paces", "_rates", "_usual_pace", "_usual_until")
 
     def __init__(self) -> None:
         self._rates: dict[str, Rate] = {}
+        self._paces: dict[str, Pace] = {}
+        self._usual_pace = 0.0
+        self._usual_until = float("-inf")
         self._median = 1.0
         self._median_until = float("-inf")
 
@@ -114,17 +119,30 @@ class Peers:
     def __len__(self) -> int:
         return len(self._rates)
 
-    def join(self, worker_id: str, rate: Rate) -> None:
+    def join(self, worker_id: str, rate: Rate, pace: Pace) -> None:
         self._rates[worker_id] = rate
+        self._paces[worker_id] = pace
 
     def leave(self, worker_id: str) -> None:
-        del self._rates[worker_id]
+        del self._rates[worker_id], self._paces[worker_id]
 
     def speed(self, rate: Rate, declared: float, now: float) -> float:
         """Return a worker's speed. `declared` (1.0 is normal) counts less as confidence in the rate grows."""
         value = rate.value(now)
         speed = declared if value is None else declared + rate.confidence * (value / self._median_at(now) - declared)
         return min(max(speed, MIN_SPEED), MAX_SPEED)
+
+    def drag(self, pace: Pace, now: float) -> float:
+        """Return the factor, at most 1, on the speed of a worker that is far slower than its peers."""
+        own = pace.value(now)
+        if own is None:
+            return 1.0
+        if now >= self._usual_until:
+            self._usual_pace = usual_pace(
+                [value for one in self._paces.values() if (value := one.value(now)) is not None]
+            )
+            self._usual_until = now + MEDIAN_LIFETIME
+        return drag(own, self._usual_pace)
 
     def _median_at(self, now: float) -> float:
         if now >= self._median_until:

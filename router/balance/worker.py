@@ -7,6 +7,7 @@ from typing import Protocol
 
 from vllama_pool.router.balance.hashing import stable_hash
 from vllama_pool.router.balance.health import WorkerHealth
+from vllama_pool.router.balance.pace import Pace
 from vllama_pool.router.balance.speed import MIN_FULL_TIME, Peers, Rate
 from vllama_pool.router.errors import AttemptFailed, Busy, Lost, ModelGone, Refused
 from vllama_pool.router.upstream.interface import Endpoint
@@ -42,7 +43,7 @@ class Worker:
     __slots__ = (
         *("id", "record", "endpoint", "slots", "position", "observers", "last_report", "reported_at", "serving"),
         *("in_flight", "down", "health", "problem", "rate", "speed", "peers", "troubled", "_others_load", "seed"),
-        *("answered_at", "last_failure"),
+        *("answered_at", "free_speed", "last_failure", "pace"),
         *(
             "_full_share_at",
             "_peak",
@@ -89,6 +90,9 @@ class Worker:
         self.rate = Rate()
         self.speed = record.speed
         """Speed when full, relative to its peers."""
+        self.pace = Pace(record.speed)
+        self.free_speed = record.speed
+        """Speed with a free slot: the declared one, less if it is far slower than its peers."""
         self.peers: Peers | None = None
         """The workers of the same first model. Set by the pool."""
         self._full_share_at = now + SLOW_START
@@ -194,11 +198,11 @@ class Worker:
 
         Measured speed counts only if the worker is full, when the queue moves at that speed. With a free slot the
         request starts at once, and a faster worker frees its slots sooner anyway: counting speed too would square it.
-        The declared speed always counts.
+        The declared speed always counts, and a pace far below that of its peers.
         """
         load = self.in_flight + self._others_load
         full = self._busy or 0 < self.slots <= load
-        speed = self.speed if full else self.record.speed
+        speed = self.speed if full else self.free_speed
         if now < self._full_share_at:
             speed *= self.weight(now)
         if self.troubled:
@@ -232,6 +236,8 @@ class Worker:
             self._restarted(now)
         if record.models != self.record.models:
             self._denied_until.clear()
+        if record.speed != self.record.speed:
+            self.free_speed = self.pace.declared = record.speed
         self.record = record
         self.slots = record.slots
         if endpoint != self.endpoint:
@@ -268,10 +274,17 @@ class Worker:
             self.answered_at = now
         full = self._full_since is not None and now - self._full_since >= MIN_FULL_TIME
         self.rate.record_report(load.tokens_per_second, full, elapsed, now)
+        self.pace.record_report(load.running, load.tokens_per_second, elapsed, now)
 
     def update_speed(self, now: float) -> None:
-        if self.peers is not None:
-            self.speed = self.peers.speed(self.rate, self.record.speed, now)
+        peers, declared = self.peers, self.record.speed
+        if peers is None:
+            return
+        self.speed = peers.speed(self.rate, declared, now)
+        drag = peers.drag(self.pace, now)
+        if self.free_speed < declared and drag == 1.0:
+            self._full_share_at = now + SLOW_START
+        self.free_speed = declared * drag
 
     def mark_up(self, now: float) -> None:
         """Record a successful probe."""
@@ -347,6 +360,8 @@ class Worker:
     def _restarted(self, now: float) -> None:
         self._full_share_at = now + SLOW_START
         self._denied_until.clear()
+        self.pace.forget()
+        self.free_speed = self.record.speed
         self.health.reset(now)
         self._changed()
 

@@ -216,3 +216,22 @@ async def test_a_worker_that_flaps_gets_little_of_the_traffic(tmp_path: Path, re
         )
         assert results.failed == []
         assert share <= 0.1
+
+
+@pytest.mark.parametrize("clients", [50, 6, 2])
+async def test_a_worker_that_is_ten_times_slower_gets_a_fifth_of_its_share(
+    clients: int, tmp_path: Path, record_property: Figures
+) -> None:
+    async with fleet(tmp_path, THREE) as running, traffic(running, clients) as results:
+        await auntil(lambda: results.answered > 100, 20)
+        running["ill"].set_faults([faults.Slow(factor=10.0)])
+        slow = time.monotonic()
+        await auntil(lambda: time.monotonic() - slow > 10, 20)  # the time that it may take
+        before = {name: running[name].requests[CHAT] for name in THREE}
+        enough = results.answered + 300
+        await auntil(lambda: results.answered > enough, 60)
+        made = {name: running[name].requests[CHAT] - before[name] for name in THREE}
+        share = made["ill"] / sum(made.values())
+        record_property("figure", f"one of three workers 10x slow, {clients} clients: its share {share:.1%}")
+        assert results.failed == []
+        assert share <= 0.2 / 3

@@ -2,6 +2,7 @@
 
 import pytest
 
+from vllama_pool.router.balance.pace import Pace
 from vllama_pool.router.balance.speed import MAX_SPEED, MIN_SPEED, RATE_LIFETIME, Peers, Rate
 
 
@@ -62,7 +63,7 @@ def relative_speeds(rates: list[Rate], declared: list[float], now: float) -> lis
     """The speeds of one model's workers."""
     peers = Peers()
     for number, rate in enumerate(rates):
-        peers.join(str(number), rate)
+        peers.join(str(number), rate, Pace())
     return [peers.speed(rate, prior, now) for rate, prior in zip(rates, declared, strict=True)]
 
 
