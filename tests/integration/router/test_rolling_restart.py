@@ -176,3 +176,34 @@ async def test_with_a_drain_delay_the_port_accepts_on_while_it_is_not_ready(tmp_
 
 def _refused(failure: str) -> bool:
     return failure.startswith("ConnectError: ")
+
+
+async def test_a_worker_is_drained_replaced_and_taken_back_under_load_without_an_error(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        await until_ready(served)
+        load = Load(served.url)
+        async with load.running():
+            await auntil(lambda: load.complete > CLIENTS, READY, "the first answers")
+            code, output = await vllama(served, "drain", "w-0", "--wait", "--timeout", "40s")
+            assert code == 0, output
+            assert output.splitlines()[-1].startswith("w-0 has no requests: drained after ")
+            (agent,) = [one for one in agents(served) if "w-0" in _words(one)]
+            agent.send_signal(signal.SIGTERM)
+            await auntil(lambda: not agent.is_running(), READY, "the agent to end")
+            await auntil(lambda: _state(served, "w-0", "draining (asked)"), READY, "the new agent, still drained")
+            assert (await vllama(served, "undrain", "w-0")) == (0, "w-0 gets requests again\n")
+            await until_ready(served)
+        assert load.failures == []
+
+
+async def vllama(served: Serve, *words: str) -> tuple[int, str]:
+    command = [VLLAMA, *words, "--url", served.url]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
+
+
+async def _state(served: Serve, worker: str, state: str) -> bool:
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+        page = (await http.get(f"{served.url}/admin/workers")).json()
+    return {one["id"]: one["state"] for one in page["workers"]}.get(worker) == state

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_network
 
 from vllama_pool.router.balance.pool import Discovered, Pool
+from vllama_pool.router.discovery.drains import Drains
 from vllama_pool.router.discovery.health_probe import PROBE_TIMEOUT, health_probe
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
@@ -57,9 +58,15 @@ class RouterView:
     """One router process's discovery with its pool."""
 
     def __init__(
-        self, pool: RecordingPool, discovery: Discovery, record_checker: RecordChecker, task: asyncio.Task[None]
+        self,
+        pool: RecordingPool,
+        discovery: Discovery,
+        record_checker: RecordChecker,
+        drains: Drains,
+        task: asyncio.Task[None],
     ) -> None:
         self.pool = pool
+        self.drains = drains
         self.discovery = discovery
         self.record_checker = record_checker
         self.task = task
@@ -78,10 +85,12 @@ async def router_view(address: str, *, secret: bytes | None = SECRET) -> AsyncIt
         endpoints=Endpoints(None),
     )
     async with http_client(PROBE_TIMEOUT) as client:
-        discovery = Discovery(Registry(redis, FLEET), record_checker, pool, health_probe(client, None))
+        registry = Registry(redis, FLEET)
+        drains = Drains(registry, pool.drain, fleet=FLEET, secret=secret, allow_unsigned=False)
+        discovery = Discovery(registry, record_checker, pool, health_probe(client, None), drains=drains)
         task = asyncio.create_task(discovery.run())
         try:
-            yield RouterView(pool, discovery, record_checker, task)
+            yield RouterView(pool, discovery, record_checker, drains, task)
             if task.done():
                 task.result()
         finally:
