@@ -33,6 +33,8 @@ class Defaults:
     """Longest answer in tokens. Requests for more, or without a limit, get this one."""
     context: int | None = None
     """Longest prompt and answer in tokens. A model with a longer context is used as if it had this one."""
+    resumes: bool = True
+    """If the worker is lost in the middle of a streamed text, another one continues it."""
     ignores_tools: bool = False
     """Tools are dropped if the model cannot call them. Otherwise the request is refused."""
 
@@ -47,6 +49,7 @@ class Defaults:
             templates_completions=entry.completions == "templated",
             output=limits.output if limits else None,
             context=limits.context if limits else None,
+            resumes=entry.resume,
             ignores_tools=entry.tools == "ignore",
         )
 

@@ -236,6 +236,12 @@ class ModelEntry(Section):
         "it into the model's chat template, as Ollama does.",
     )
 
+    resume: bool = Field(
+        True,
+        description="If the worker is lost in the middle of a streamed text, another one with the same model files "
+        "continues it. False: the client gets an error.",
+    )
+
     def targets(self, name: str) -> tuple[Target, ...]:
         """Return the served models of the entry `name`, in order."""
         if self.serve is None or isinstance(self.serve, str):

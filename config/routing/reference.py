@@ -191,6 +191,8 @@ def _bounds(value: dict[str, Any]) -> str:
 
 
 def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     return "" if value is None or isinstance(value, list | dict) else f"`{value}`"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -49,6 +49,15 @@ class DirectResponse(msgspec.Struct, frozen=True, gc=False):
     content_type: str = "application/json; charset=utf-8"
 
 
+class Resumable(msgspec.Struct, frozen=True, gc=False):
+    """A request whose answer another worker may continue by its token ids, which the request asks for."""
+
+    sampling: Any
+    """The request without its prompt."""
+    hides_ids: bool
+    """The client must not see the ids."""
+
+
 class UpstreamRequest(msgspec.Struct, frozen=True):
     path: str
     body: bytes
@@ -57,6 +66,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     whole: bool = False
     """True if the worker sends nothing until its answer is complete."""
     content_type: str = "application/json"
+    resume: Resumable | None = None
+    """None if another worker must not continue the answer."""
 
 
 class PreflightRequest(msgspec.Struct, frozen=True):
@@ -132,6 +143,14 @@ class StreamTranslator(Protocol):
 
     def fail(self, text: str) -> bytes:
         """Return an error line for a response that has begun."""
+
+
+@runtime_checkable
+class Restartable(Protocol):
+    """A `StreamTranslator` that can go on with the events of another worker."""
+
+    def restart(self, dropped: int) -> None:
+        """Forget a failure and an incomplete event. `dropped`: tokens at the end that are generated again."""
 
 
 RequestT = TypeVar("RequestT", bound=HasModel)

@@ -19,9 +19,20 @@ from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import AttemptFailed, ContextTooLong, Faulty, Lost, Refused
 from vllama_pool.router.offload import INLINE_BYTES, offload
 from vllama_pool.router.protocol.json_lines import EVENTS
-from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Operation, Timing, UpstreamRequest
+from vllama_pool.router.protocol.operation import (
+    Clock,
+    DirectResponse,
+    NextStep,
+    Operation,
+    Resumable,
+    Timing,
+    UpstreamRequest,
+)
+from vllama_pool.router.protocol.vllm.continuation import Continuation
 from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
+from vllama_pool.router.protocol.vllm.token_log import TokenLog
 from vllama_pool.router.proxy.client_writer import ClientWriter
+from vllama_pool.router.proxy.interrupted import Interrupted
 from vllama_pool.router.proxy.preflight import Answer, Collector, run_preflight
 from vllama_pool.router.proxy.relay import Ending, Headers, Relay, incomplete
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
@@ -110,10 +121,13 @@ class Attempt:
 
     __slots__ = (
         "_exchange",
+        "_kept",
+        "_log",
         "_outcome",
         "_relay",
         "_replica",
         "_request",
+        "_resumed_from",
         "_timeouts",
         "_upstream",
         "answers_whole",
@@ -130,6 +144,10 @@ class Attempt:
         self._relay: Relay | None = None
         self._exchange: Exchange | None = None
         self._outcome: Outcome = ABANDONED
+        self._log: TokenLog | None = None
+        self._kept: Resumable | None = None
+        self._resumed_from = 0
+        """Tokens of the answer that another worker generated."""
         self.answers_whole = False
         """The worker sends nothing until its answer is complete."""
         worker, record = replica.worker, request.record
@@ -141,7 +159,8 @@ class Attempt:
     async def run(self) -> DirectResponse | None:
         """Prepare the request, send it, and relay the response.
 
-        Returns a response that the preflight sufficed for, unsent. Raises AttemptFailed and TransportError.
+        Returns a response that the preflight sufficed for, unsent. Raises AttemptFailed and TransportError, and
+        Interrupted if another worker may continue the response.
         """
         call, model = self._request.call, self._replica.model
         defaults = call.resolution.defaults if call.grant.output is None else call.defaults
@@ -173,12 +192,40 @@ class Attempt:
                 ending = await relay.ended
                 if ending is Ending.WHOLE:
                     ending = await self._respond_whole(relay)
+                elif ending is Ending.INTERRUPTED:
+                    raise self._interrupted(relay)
                 self._end(ending, relay)
                 return None
             except (Refused, Faulty) as refusal:
                 refusals.append(refusal.with_traceback(None))
             self._end_exchange()
             step = await self._adapt(refusals)
+
+    async def resume(self, continuation: Continuation, interrupted: Interrupted) -> None:
+        """Continue another worker's answer. Raises AttemptFailed and TransportError before the first byte."""
+        request, upstream = self._request, self._upstream
+        step = await run_preflight(continuation.first_step(), self._ask, request.call.decision.size)
+        translator, seam = interrupted.translator, continuation.seam
+        assert seam is not None  # set by the last step
+        self._resumed_from = seam.tokens
+        interrupted.restart(continuation.dropped)
+        if isinstance(step, DirectResponse):
+            self._outcome = Completed(0)
+            await interrupted.complete(step.body, request.record, upstream.client_stall)
+            return
+        relay = self._relay = Relay(
+            translator,
+            request.client,
+            interrupted.headers,
+            self.lease.record_first_content,
+            stream=True,
+            client_stall=upstream.client_stall,
+            stage=seam,
+            begun=True,
+        )
+        relay.exchange = self._send(step.path, step.body, relay, upstream_headers(step.content_type))
+        ending = await relay.ended
+        self._end(ending, relay, goes_on=seam.cut_off)
 
     def close(self) -> None:
         """Release everything. Idempotent."""
@@ -270,8 +317,18 @@ class Attempt:
         headers = response_headers(operation.content_type(request))
         stream = request.stream
         self.answers_whole = step.whole
+        kept = step.resume if stream else None
+        log = TokenLog(strips=kept.hides_ids) if kept is not None else None
+        self._kept, self._log = kept, log
         relay = self._relay = Relay(
-            translator, owner.client, headers, owner.begin_response, stream=stream, client_stall=upstream.client_stall
+            translator,
+            owner.client,
+            headers,
+            owner.begin_response,
+            stream=stream,
+            client_stall=upstream.client_stall,
+            stage=log,
+            interruptible=log is not None,
         )
         relay.exchange = self._send(step.path, step.body, relay, upstream_headers(step.content_type))
         return relay
@@ -299,15 +356,28 @@ class Attempt:
             return Ending.CLIENT_STALLED
         return Ending.CLIENT_GONE if request.client_left else Ending.COMPLETE
 
-    def _end(self, ending: Ending, relay: Relay) -> None:
-        """Note the ending and its effect on the worker."""
+    def _interrupted(self, relay: Relay) -> Interrupted:
+        """End the exchange. Return what another worker needs to continue the answer."""
+        assert self._kept is not None
+        assert self._log is not None
+        translator = relay.translator
+        failure = translator.failure
+        cause = classify_stream_failure(failure) if failure is not None else Lost("lost in mid-stream")
+        interrupted = Interrupted(
+            translator, relay.headers, self._request.client, self._log, self._kept, relay.loss, cause
+        )
+        self._end_relay(relay)
+        return interrupted
+
+    def _end(self, ending: Ending, relay: Relay, *, goes_on: bool = False) -> None:
+        """Note the ending and its effect on the worker. `goes_on`: the worker does, after a complete answer."""
         self._request.record.outcome = str(ending)
         translator = relay.translator
         tokens = self._end_relay(relay)
         match ending:
             case Ending.COMPLETE:
-                self._outcome = Completed(tokens)
-                if self._exchange is not None and not translator.cut_off:
+                self._outcome = Completed(max(0, tokens - self._resumed_from))
+                if self._exchange is not None and not (translator.cut_off or goes_on):
                     self._exchange.finish()
                     self._exchange = None
             case Ending.LOST:

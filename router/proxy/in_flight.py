@@ -20,8 +20,11 @@ from vllama_pool.router.protocol.operation import DirectResponse
 from vllama_pool.router.proxy.attempt import Attempt, ForwardRequest, Upstream
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.fallback import reason_of
+from vllama_pool.router.proxy.interrupted import Interrupted
 from vllama_pool.router.proxy.places import Places
 from vllama_pool.router.proxy.recovery import Recovery
+from vllama_pool.router.proxy.relay import Ending
+from vllama_pool.router.proxy.resume import resume
 from vllama_pool.router.proxy.seat import Seat, Terms
 from vllama_pool.router.proxy.worker_errors import client_error, transport_failure
 from vllama_pool.router.routing.resolution import Reason, Resolution
@@ -52,11 +55,11 @@ class Shared:
 class InFlight:
     """Owns a request's seat at its model, and its present attempt.
 
-    `close` releases each once. Nothing is retried once the client has a byte.
+    `close` releases each once. Once the client has a byte, an answer is continued, and never begun again.
     """
 
     __slots__ = (
-        *("_attempt", "_caps", "_recovery", "_seat", "_shared", "_task"),
+        *("_attempt", "_caps", "_recovery", "_resuming", "_seat", "_shared", "_task"),
         *("call", "client", "client_left", "on_answer", "on_send", "record", "waiting"),
     )
 
@@ -76,6 +79,7 @@ class InFlight:
         """Places in the limits of the API key."""
         self._attempt: Attempt | None = None
         self._task = asyncio.current_task()
+        self._resuming = False
         self._recovery: Recovery | None = None
         """Once something has failed."""
         self.call = call
@@ -127,6 +131,9 @@ class InFlight:
                     on_send()
                 try:
                     return await attempt.run()
+                except Interrupted as interrupted:
+                    await self._resume(attempt, replica, interrupted)
+                    return None
                 except TransportError as error:
                     failure: AttemptFailed = transport_failure(error)
                 except AttemptFailed as error:
@@ -139,8 +146,12 @@ class InFlight:
                 if delay:
                     await asyncio.sleep(delay)
         except asyncio.CancelledError:
-            if self.client_left and self.waiting and self._task is not None and self._task.uncancel() == 0:
-                raise ClientGone from None
+            if self.client_left and self._task is not None:
+                if self.waiting and self._task.uncancel() == 0:
+                    raise ClientGone from None
+                if self._resuming and self._task.uncancel() == 0:
+                    self.record.outcome = str(Ending.CLIENT_GONE)
+                    return None
             raise
 
     def client_gone(self) -> None:
@@ -154,6 +165,8 @@ class InFlight:
                 self._caps.stop_waiting()
             if self._task is not None:
                 self._task.cancel()
+        elif self._resuming and self._task is not None:
+            self._task.cancel()
 
     def begin_response(self) -> None:
         """The present attempt's answer is the client's response. Idempotent."""
@@ -178,7 +191,33 @@ class InFlight:
         """True if the request goes to a larger context after this refusal: the attempt then fails with it."""
         return self._recover().moves_for(refusal, replica, self._now())
 
+    # while an answer is continued
+
+    def choose_again(self, excluded: frozenset[str]) -> Replica | None:
+        """Choose a worker that is not excluded, by id."""
+        recovery = self._recover()
+        recovery.tried += excluded.difference(recovery.tried)
+        return self._choose()
+
+    def attempt(self, replica: Replica) -> Attempt:
+        """Begin the next attempt."""
+        attempt = self._attempt = Attempt(self, replica, self._shared.upstream)
+        return attempt
+
+    def note_failure(self, replica: Replica, failure: AttemptFailed) -> None:
+        self._recover().note(replica, failure)
+
     # internal
+
+    async def _resume(self, attempt: Attempt, replica: Replica, interrupted: Interrupted) -> None:
+        attempt.fail(interrupted.cause)
+        self._recover().note(replica, interrupted.cause)
+        if self.client_left:
+            self.record.outcome = str(Ending.CLIENT_GONE)
+            return
+        self._resuming = True
+        client_stall = self._shared.upstream.client_stall
+        await resume(self, interrupted, replica, self.call.resolution, client_stall)
 
     async def _take_caps(self) -> None:
         """Raises ServerBusy."""

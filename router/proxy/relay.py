@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from vllama_pool.router.errors import AttemptFailed, Lost
 from vllama_pool.router.protocol.operation import StreamTranslator
@@ -23,9 +24,18 @@ Headers = tuple[tuple[bytes, bytes], ...]
 WORKER_LOST = "the worker was lost while it was answering; send the request again"
 
 
+class Stage(Protocol):
+    """Between a worker's bytes and the translator."""
+
+    def feed(self, data: bytes, /) -> bytes:
+        """Return what the translator reads."""
+
+
 class Ending(enum.StrEnum):
     COMPLETE = "complete"
     """The whole response was sent."""
+    INTERRUPTED = "interrupted"
+    """The worker was lost in mid-stream. Another one may continue the answer; the client got no error."""
     LOST = "lost"
     """The client got an error line, as the worker was lost."""
     FAILED = "failed"
@@ -42,7 +52,8 @@ class Relay:
 
     __slots__ = (
         *("_client", "_client_stall", "_drain", "_ending", "headers", "_held", "_loop", "_on_begin", "_over"),
-        *("_refusal", "_relaying", "_stream", "ended", "exchange", "size", "translator"),
+        *("_begun", "_refusal", "_relaying", "_stage", "_stream", "ended", "exchange", "interruptible", "loss", "size"),
+        "translator",
     )
 
     def __init__(
@@ -54,10 +65,14 @@ class Relay:
         *,
         stream: bool,
         client_stall: float,
+        stage: Stage | None = None,
+        interruptible: bool = False,
+        begun: bool = False,
     ) -> None:
         """`headers`: of the client's response. `on_begin` is called before a streamed response begins.
 
-        `client_stall`: seconds for which the client may read nothing.
+        `client_stall`: seconds for which the client may read nothing. `stage`: passes the worker's bytes to the
+        translator. `interruptible`: another worker may continue the answer. `begun`: the client's response has.
         """
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Ending] = self._loop.create_future()
@@ -78,6 +93,11 @@ class Relay:
         self._ending: Ending | None = None
         """Of a response that was written, but that the client has not read."""
         self._held = b""
+        self._stage = stage
+        self._begun = begun
+        self.interruptible = interruptible
+        self.loss = ""
+        """The client's error, if nobody continues an interrupted answer."""
         self._refusal: tuple[int, Mapping[str, str], bytearray] | None = None
         self._drain: asyncio.Task[None] | None = None
 
@@ -96,6 +116,8 @@ class Relay:
             self._hold(chunk)
             return
         translator = self.translator
+        if self._stage is not None:
+            chunk = self._stage.feed(chunk)
         out = translator.feed(chunk)
         if translator.done or translator.failure is not None:
             self._end_stream(out)
@@ -104,6 +126,9 @@ class Relay:
 
     def eof(self) -> None:
         if self._relaying:
+            if self.interruptible:
+                self._interrupt(WORKER_LOST)
+                return
             self._finish(self.translator.finish(), Ending.COMPLETE if self.translator.done else Ending.LOST)
         elif not self._over:
             self._end_held()
@@ -111,6 +136,9 @@ class Relay:
     def lost(self, error: TransportError) -> None:
         if self._relaying:
             text = str(error) if isinstance(error, ResponseTimeout) else WORKER_LOST
+            if self.interruptible:
+                self._interrupt(text)
+                return
             self._finish(self.translator.fail(text), Ending.LOST)
         elif not self._over:
             self._fail(transport_failure(error))
@@ -138,6 +166,8 @@ class Relay:
             return
         self.size += len(chunk)
         translator = self.translator
+        if self._stage is not None:
+            chunk = self._stage.feed(chunk)
         self._held += translator.feed(chunk)
         if translator.ready:
             self._begin()
@@ -168,7 +198,8 @@ class Relay:
             return
         self._on_begin()
         self._relaying = True
-        self._client.start(200, self.headers)
+        if not self._begun:
+            self._client.start(200, self.headers)
         out, self._held = self._held, b""
         translator = self.translator
         if translator.done or translator.failure is not None:  # it came together with the first content
@@ -185,10 +216,19 @@ class Relay:
 
     def _end_stream(self, out: bytes) -> None:
         translator = self.translator
-        if translator.failure is not None:
-            self._finish(out + translator.fail(translator.failure.text), Ending.FAILED)
+        failure = translator.failure
+        if failure is not None and self.interruptible and failure.status >= 500 and not failure.model_at_fault:
+            if out:
+                self._client.write(out)
+            self._interrupt(failure.text)
+        elif failure is not None:
+            self._finish(out + translator.fail(failure.text), Ending.FAILED)
         else:
             self._finish(out + translator.finish(), Ending.COMPLETE)
+
+    def _interrupt(self, text: str) -> None:
+        self.loss = text
+        self._settle(Ending.INTERRUPTED)
 
     def _finish(self, out: bytes, ending: Ending) -> None:
         if self._client.write(out, last=True):

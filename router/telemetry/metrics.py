@@ -86,6 +86,7 @@ class RouterMetrics:
         self._total: dict[str, _Durations] = {}
         self._queued: dict[str, _Durations] = {}
         self._failures = Counter[str]()
+        self._resumed = Counter[str]()
         self._fallbacks = Counter[tuple[str, ...]]()
         self._refusals = Counter(dict.fromkeys(refusal_reasons, 0))
         self.usage = UsageByKey()
@@ -112,6 +113,8 @@ class RouterMetrics:
             tally.discarded_tokens += record.discarded_tokens
         if record.failures:
             self._failures.update(record.failures)
+            if record.resumed:
+                self._resumed[record.model or UNKNOWN] += record.resumed
         for move in record.fallbacks:
             self._fallbacks[record.model, move.target, move.reason] += 1
         if record.client:
@@ -180,6 +183,12 @@ class RouterMetrics:
         yield _counter("vllama_requests_total", "Finished requests.", ("operation", "model", "status"), requests)
         yield _counter("vllama_outcomes_total", "Finished requests by outcome.", ("operation", "outcome"), outcomes)
         yield _counter("vllama_attempt_failures_total", "Failed attempts.", ("kind",), _by_one_label(self._failures))
+        yield _counter(
+            "vllama_resumed_total",
+            "Answers that another worker continued in mid-stream.",
+            ("model",),
+            _by_one_label(self._resumed),
+        )
         yield _counter(
             "vllama_fallbacks_total",
             "Moves of requests to another model, by the requested one and the reason.",

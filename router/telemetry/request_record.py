@@ -50,6 +50,8 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     attempts: int = 0
     failures: list[str] = []
     """Error class of each failed attempt."""
+    resumed: int = 0
+    """Times that another worker continued the answer."""
     fallbacks: tuple[Fallback, ...] = ()
     """Moves to other models before the response began."""
     status: int = 0

@@ -157,6 +157,11 @@ class AnswerBuilder:
         if self._keep_ids:
             self._prompt_ids = ids
 
+    def drop_ids(self, count: int) -> None:
+        """Forget the last ids."""
+        if count and self._ids:
+            del self._ids[-count:]
+
     def add_usage(self, event: api.VllmEvent) -> None:
         self.begun = True
         self._tokens = event.usage

@@ -27,6 +27,7 @@ from vllama_pool.router.protocol.ollama.requests import ChatRequest
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates
+from vllama_pool.router.protocol.vllm.resumable import chat_without_prompt, is_resumable
 from vllama_pool.router.protocol.vllm.window import surely_fits
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -136,7 +137,10 @@ def _send(upstream: api.VllmChatRequest, request: ChatRequest, info: ModelInfo, 
         return render.render_chat(upstream, lambda text: _rendered(request, clock, text))
     continued = upstream.continue_final_message and continuation.continues_text(request, info)
     return UpstreamRequest(
-        api.CHAT_PATH, api.encode(upstream), partial(translator, all_content=True) if continued else None
+        api.CHAT_PATH,
+        api.encode(upstream),
+        partial(translator, all_content=True) if continued else None,
+        resume=chat_without_prompt(upstream) if upstream.return_token_ids else None,
     )
 
 
@@ -156,6 +160,8 @@ def _upstream_request(
         upstream.return_token_ids = False
     if translated[-1].role == "assistant":
         continuation.leave_open(upstream, request, plan.info, refusals)
+    if request.stream and plan.resumes and is_resumable(upstream, plan.info):
+        upstream.return_token_ids = True
     return upstream
 
 

@@ -28,6 +28,7 @@ from vllama_pool.router.protocol.ollama.requests import GenerateRequest, default
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates, think_tags, tokenize
+from vllama_pool.router.protocol.vllm.resumable import chat_without_prompt, refusal, text_without_prompt
 from vllama_pool.router.protocol.vllm.strict_templates import Form, unchanged
 from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
 from vllama_pool.router.protocol.vllm.window import surely_fits
@@ -162,7 +163,7 @@ def _send_chat_within(upstream: api.VllmChatRequest, plan: ModelPlan, form: Form
     chat, window = strict_templates.apply(form, upstream), plan.window
     body = api.encode(chat)
     if window is None or surely_fits(body, chat.max_tokens, window):
-        return UpstreamRequest(api.CHAT_PATH, body)
+        return UpstreamRequest(api.CHAT_PATH, body, resume=chat_without_prompt(chat, hides_ids=False))
     return shorten.within_window(chat, window, shorten.send_chat)
 
 
@@ -211,7 +212,7 @@ def _send(upstream: api.VllmCompletionRequest, begun: bool | None = None) -> Ups
     """`begun`: True if the prompt ends inside think tags; None without tags."""
     body = api.encode(upstream)
     if begun is None:
-        return UpstreamRequest(api.COMPLETIONS_PATH, body)
+        return UpstreamRequest(api.COMPLETIONS_PATH, body, resume=text_without_prompt(upstream))
     return UpstreamRequest(
         api.COMPLETIONS_PATH, body, lambda *args: translator(*args, think_tags=ThinkTagSplitter(begun=begun))
     )
@@ -240,6 +241,8 @@ def _completion(request: GenerateRequest, plan: ModelPlan, prompt: str | list[in
     completion = plan.completion(request, prompt)
     completion.suffix = request.suffix or None
     completion.return_token_ids = completion.return_token_ids or not request.raw
+    if request.stream and plan.resumes and not completion.return_token_ids:
+        completion.return_token_ids = not refusal(completion, plan.info)
     return completion
 
 

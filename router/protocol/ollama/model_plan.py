@@ -18,7 +18,7 @@ class ModelPlan:
 
     __slots__ = (
         *("_chat", "_completion", "_described", "_streamed_interval", "_whole_interval"),
-        *("defaults", "info", "output", "window"),
+        *("defaults", "info", "output", "resumes", "window"),
     )
 
     def __init__(self, info: ModelInfo, defaults: Defaults, whole_interval: int = 1) -> None:
@@ -30,6 +30,8 @@ class ModelPlan:
         self.output = lower(defaults.output, self.window)
         """Longest answer in tokens; None for any."""
         self.defaults = defaults
+        self.resumes = defaults.resumes
+        """Another worker may continue an answer."""
         values = options.sampling(options.merge(None, defaults.options, info), info)
         values["max_tokens"] = lower(values.get("max_tokens"), self.output)
         self._chat = api.VllmChatRequest(

@@ -146,6 +146,13 @@ class TextTranslator:
         line = encode({"error": text if text.startswith(RUNNER_ERROR) else RUNNER_ERROR + text})
         return line + b"\n" if self._stream else line
 
+    def restart(self, dropped: int) -> None:
+        """Go on with another worker's events. `dropped`: tokens at the end that are generated again."""
+        self.failure = self._splitter = self._frame = None
+        self._over = self._within_event = False
+        self._seeks_frame = True
+        self._answer.drop_ids(dropped)
+
     def _split(self, data: bytes) -> bytes:
         splitter = self._splitter = self._splitter or EventSplitter()
         try:

@@ -15,6 +15,7 @@ from vllama_pool.router.protocol.vllm import api, limits, strict_templates, toke
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.request_body import missing_field
+from vllama_pool.router.protocol.vllm.resumable import WITH_IDS, has_media, of_fields
 from vllama_pool.router.protocol.vllm.thinking_refusals import refuses_effort
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, both_reasonings
 from vllama_pool.router.protocol.vllm.window import lower, room_after, surely_fits
@@ -178,7 +179,7 @@ def _upstream(
 
 def _send_within(upstream: ChatCompletionRequest, sent: Sequence[api.VllmMessage], plan: ModelPlan) -> NextStep:
     """Send the request. If it may exceed a context smaller than the worker's, count the prompt first."""
-    step, window = _send(upstream, sent), plan.window
+    step, window = _send(upstream, sent, plan), plan.window
     if window is None or surely_fits(step.body, upstream.max_completion_tokens or upstream.max_tokens, window):
         return step
     return _counted(upstream, sent, plan, window)
@@ -195,7 +196,7 @@ def _counted(
         else:
             limited.max_tokens = lower(limited.max_tokens, room)
         limited.limit_minimum(room)
-        return _send(limited, sent)
+        return _send(limited, sent, plan)
 
     return tokenize.count_conversation(
         plan.info.name,
@@ -209,9 +210,14 @@ def _counted(
     )
 
 
-def _send(upstream: ChatCompletionRequest, sent: Sequence[api.VllmMessage]) -> UpstreamRequest:
-    body = b'%b,"messages":%b}' % (api.encode(upstream)[:-1], api.encode(sent))
-    return UpstreamRequest(api.CHAT_PATH, body, whole=not upstream.stream)
+def _send(upstream: ChatCompletionRequest, sent: Sequence[api.VllmMessage], plan: ModelPlan) -> UpstreamRequest:
+    fields = api.encode(upstream)
+    resume = None
+    if upstream.stream and plan.resumes and not has_media(sent, plan.info):
+        resume = of_fields(upstream, fields, plan.info)
+    more = WITH_IDS if resume is not None else b""
+    body = b'%b%b,"messages":%b}' % (fields[:-1], more, api.encode(sent))
+    return UpstreamRequest(api.CHAT_PATH, body, whole=not upstream.stream, resume=resume)
 
 
 def translator(request: ChatCompletionRequest, timing: Timing, clock: Clock) -> StreamTranslator:

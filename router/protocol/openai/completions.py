@@ -17,6 +17,7 @@ from vllama_pool.router.protocol.operation import Clock, NextStep, StreamTransla
 from vllama_pool.router.protocol.vllm import api, limits, tokenize
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.request_body import missing_field
+from vllama_pool.router.protocol.vllm.resumable import WITH_IDS, of_fields
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
 from vllama_pool.router.protocol.vllm.window import SLACK, lower, room_after, too_long
 from vllama_pool.workers.registry.record import ModelInfo
@@ -127,7 +128,14 @@ def _prompts(request: CompletionRequest) -> tuple[list[str], list[list[int]]]:
 def _send(request: CompletionRequest, upstream: CompletionRequest, plan: ModelPlan) -> UpstreamRequest:
     if templated_completions.applies(request, plan):
         return templated_completions.prepare(request, upstream, plan)
-    return UpstreamRequest(api.COMPLETIONS_PATH, api.encode(upstream), whole=not upstream.stream)
+    body = api.encode(upstream)
+    if not (upstream.stream and plan.resumes and choices(request) == 1):
+        return UpstreamRequest(api.COMPLETIONS_PATH, body, whole=not upstream.stream)
+    resume = of_fields(upstream, body, plan.info)
+    if resume is not None:
+        upstream.prompt = None
+        body = b"%b%b}" % (body[:-1], WITH_IDS)
+    return UpstreamRequest(api.COMPLETIONS_PATH, body, resume=resume)
 
 
 def translator(request: CompletionRequest, timing: Timing, clock: Clock) -> StreamTranslator:

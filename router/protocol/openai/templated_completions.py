@@ -13,6 +13,7 @@ from vllama_pool.router.protocol.openai.requests import CompletionRequest
 from vllama_pool.router.protocol.operation import UpstreamRequest
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
+from vllama_pool.router.protocol.vllm.resumable import WITH_IDS, of_fields
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
 
 ONE_TEXT = "this model takes one text as 'prompt'; its routing file says completions: templated"
@@ -75,10 +76,13 @@ def prepare(request: CompletionRequest, upstream: CompletionRequest, plan: Model
     """`upstream`: the request to /v1/completions. Raises BadRequest."""
     sent = messages(request, plan)
     upstream.prompt = upstream.suffix = upstream.echo = upstream.logprobs = upstream.prompt_logprobs = None
-    body = b'%b,"messages":%b}' % (api.encode(upstream)[:-1], api.encode(sent))
+    fields = api.encode(upstream)
+    resume = of_fields(upstream, fields, plan.info) if request.stream and plan.resumes else None
+    more = WITH_IDS if resume is not None else b""
+    body = b'%b%b,"messages":%b}' % (fields[:-1], more, api.encode(sent))
     stream = TemplatedStream if request.stream else TemplatedAnswer
     return UpstreamRequest(
-        api.CHAT_PATH, body, lambda request, timing, clock: stream(request), whole=not request.stream
+        api.CHAT_PATH, body, lambda request, timing, clock: stream(request), whole=not request.stream, resume=resume
     )
 
 

@@ -17,6 +17,8 @@ EMBEDDINGS_PATH = "/v1/embeddings"
 MESSAGES_PATH = "/v1/messages"
 COUNT_TOKENS_PATH = "/v1/messages/count_tokens"
 RESPONSES_PATH = "/v1/responses"
+COMPLETION_TOKENS = 16
+"""vLLM's max_tokens of /v1/completions."""
 
 
 class VllmStreamOptions(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -121,6 +121,11 @@ class EventStream(ABC):
         self._ended = self._over = True
         return self.error_event(self.failure.status if self.failure else 502, text)
 
+    def restart(self, dropped: int) -> None:
+        """Go on with another worker's events. `dropped`: tokens at the end that are generated again."""
+        self.failure = self._splitter = None
+        self._over = self._within_event = False
+
     def _read_all(self, data: bytes) -> bytes:
         events = []
         for block in data.split(b"\n\n")[:-1]:

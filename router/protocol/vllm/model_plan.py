@@ -22,7 +22,7 @@ MessagesOf = Callable[[Defaults, ModelInfo], list[api.VllmMessage]]
 class ModelPlan:
     """A model's defaults in vLLM's terms. The worker has its own, which follow OpenAI's."""
 
-    __slots__ = ("_described", "defaults", "info", "messages", "output", "sampling", "window")
+    __slots__ = ("_described", "defaults", "info", "messages", "output", "resumes", "sampling", "window")
 
     def __init__(self, info: ModelInfo, defaults: Defaults, sampling: SamplingOf, messages: MessagesOf) -> None:
         self._described = info  # `PlanCache` knows the plan by this object
@@ -32,6 +32,8 @@ class ModelPlan:
         self.output = lower(defaults.output, self.window)
         """Longest answer in tokens; None for any."""
         self.defaults = defaults
+        self.resumes = defaults.resumes
+        """Another worker may continue an answer."""
         self.messages = messages(defaults, info) if defaults.messages else []
         self.sampling = tuple(sampling(defaults.options, info).items()) if defaults.options else ()
         """Fields of `VllmSampling`."""

@@ -13,6 +13,7 @@ import msgspec
 
 from vllama_pool.router.protocol.operation import NextStep, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, tokenize
+from vllama_pool.router.protocol.vllm.resumable import chat_without_prompt
 from vllama_pool.router.protocol.vllm.strict_templates import Form, unchanged
 from vllama_pool.router.protocol.vllm.window import room_after
 
@@ -82,7 +83,7 @@ def _valid_starts(messages: Sequence[api.VllmMessage]) -> list[int]:
 
 
 def send_chat(chat: api.VllmChatRequest) -> NextStep:
-    return UpstreamRequest(api.CHAT_PATH, api.encode(chat))
+    return UpstreamRequest(api.CHAT_PATH, api.encode(chat), resume=chat_without_prompt(chat, hides_ids=False))
 
 
 def fitted(

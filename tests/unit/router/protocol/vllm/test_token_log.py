@@ -1,0 +1,91 @@
+"""The events of an answer, kept for a continuation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from vllama_pool.router.protocol.vllm import token_log
+from vllama_pool.router.protocol.vllm.token_log import TokenLog
+
+HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+
+
+def event(text: str, ids: list[int] | None, **more: Any) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None, "token_ids": ids}
+    return b"data: %b\n\n" % msgspec.json.encode({**HEAD, "choices": [choice | more.pop("choice", {})], **more})
+
+
+FIRST = event("", None, prompt_token_ids=[1, 2, 3])
+EVENTS = [FIRST, event("a", [10]), event('"token_ids":[7]', [11, 12]), event("", [13]), event("é", [14])]
+
+
+@pytest.mark.parametrize("size", [1, 7, 150, 10_000])
+def test_tokens_and_text_are_known_whatever_the_reads(size: int) -> None:
+    log, stream = TokenLog(strips=True), b"".join(EVENTS)
+    out = b"".join(log.feed(stream[start : start + size]) for start in range(0, len(stream), size))
+    progress = log.progress()
+    assert progress is not None
+    assert progress.prompt == (1, 2, 3)
+    assert progress.ids == (10, 11, 12, 13, 14)
+    assert progress.text == 'a"token_ids":[7]é'
+    assert progress.is_chat
+    expected = [event("", None, prompt_token_ids=None)]
+    expected += [event(text, None) for text in ("a", '"token_ids":[7]', "", "é")]
+    assert out == b"".join(expected)
+
+
+def test_events_pass_unchanged_if_the_client_sees_the_ids() -> None:
+    log = TokenLog(strips=False)
+    assert b"".join(map(log.feed, EVENTS)) == b"".join(EVENTS)
+    progress = log.progress()
+    assert progress is not None
+    assert progress.ids == (10, 11, 12, 13, 14)
+
+
+def test_half_an_event_at_the_end_counts_for_nothing() -> None:
+    log = TokenLog(strips=True)
+    log.feed(b"".join(EVENTS))
+    assert log.feed(event("lost", [15])[:-4]) == b""
+    progress = log.progress()
+    assert progress is not None
+    assert progress.ids[-1] == 14
+    assert "lost" not in progress.text
+
+
+def test_a_finish_is_noticed() -> None:
+    log = TokenLog(strips=True)
+    log.feed(FIRST + event("a", [10], choice={"finish_reason": "length"}))
+    progress = log.progress()
+    assert progress is not None
+    assert progress.finish == "length"
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [event("a", [10])],
+        [FIRST, event("a", None)],
+        [FIRST, event("a", [10], choice={"index": 1})],
+        [FIRST, b"data: {\n\n"],
+        [FIRST, event("", [10], choice={"delta": {"tool_calls": [{"index": 0}]}})],
+    ],
+    ids=["no prompt", "no ids", "several choices", "not JSON", "a tool call"],
+)
+def test_without_all_tokens_there_is_no_progress(events: list[bytes]) -> None:
+    log = TokenLog(strips=True)
+    for each in events:
+        log.feed(each)
+    assert log.progress() is None
+
+
+def test_a_very_long_answer_is_forgotten_and_still_passes() -> None:
+    log = TokenLog(strips=True)
+    log.feed(FIRST)
+    many = event("x" * 10_000, [10])
+    for _ in range(token_log.MAX_LOG // 10_000 + 2):
+        assert log.feed(many) == event("x" * 10_000, None)
+    assert log.overflowed
+    assert log.progress() is None
