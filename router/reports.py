@@ -62,14 +62,15 @@ class Reports:
 
 
 def _process_report(state: RouterState, file_state: FileState) -> ProcessReport:
-    discovery = state.sources.discovery
+    discovery, now = state.sources.discovery, time.monotonic()
     return ProcessReport(
-        view_workers(state.pool, time.monotonic()),
+        view_workers(state.pool, now),
         discovery.registry_up,
         state.metrics.families(),
         discovery.registry_problem,
         file_state(),
         tuple(state.sources.drains.drained),
+        tuple(name for name, panics in state.pool.panics(now) if panics),
     )
 
 

@@ -91,6 +91,7 @@ def open_state(
         routing_file=file_state,
         shadows=shadow_metrics.families,
         canaries=canary_metrics.families,
+        panics=pool.panics,
     )
     return RouterState(
         pool=pool,

@@ -36,8 +36,9 @@ class Group:
     """Replicas in the pool's order of workers. Tuples of candidates are never changed, only replaced."""
 
     __slots__ = (
-        *("__weakref__", "_candidates", "_due", "_info", "_members", "_next_due", "_parts", "_serving", "_stale"),
-        *("_standings", "_steps", "_tiers", "_window_counts", "condition", "graded", "parent", "prefer", "windows"),
+        *("__weakref__", "_candidates", "_due", "_info", "_members", "_next_due", "_panics", "_parts", "_serving"),
+        *("_stale", "_standings", "_steps", "_tiers", "_window_counts", "condition", "graded", "parent", "prefer"),
+        "windows",
     )
 
     def __init__(
@@ -63,6 +64,7 @@ class Group:
         self._stale: set[Worker] | None = None  # workers to place; None for all, before the first question
         self._next_due = -NEVER
         self._serving = False
+        self._panics = False
 
     def __repr__(self) -> str:
         return f"<Group of {len(self._members)} replicas>"
@@ -130,6 +132,13 @@ class Group:
         if self._stale or now >= self._next_due:
             self._refresh(now)
         return self._candidates
+
+    def panics(self, now: float) -> bool:
+        """True if so few workers are healthy that breakers are ignored. False before the first question."""
+        if self._stale is None:
+            return False
+        self.candidates(now)
+        return self._panics
 
     def up(self, now: float) -> Workers:
         """Serving workers that are not down, in any health."""
@@ -255,9 +264,9 @@ class Group:
     def _choose_tier(self) -> None:
         self._next_due = min(self._due.values(), default=NEVER)
         tiers = self._tiers
-        panic = len(tiers[_HEALTHY]) < PANIC_THRESHOLD * len(tiers[_UP])
+        self._panics = len(tiers[_HEALTHY]) < PANIC_THRESHOLD * len(tiers[_UP])
         self._serving = bool(tiers[_UP] or tiers[_DOWN])
-        self._candidates: Workers = tiers[_UNSUSPECTED] if panic else tiers[_OFFERING]
+        self._candidates: Workers = tiers[_UNSUSPECTED] if self._panics else tiers[_OFFERING]
 
     def _place(self, worker: Worker, now: float) -> None:
         """Move one worker to the tiers where it belongs now."""

@@ -171,6 +171,13 @@ class Pool:
             self._served = tuple(sorted(names.values()))
         return self._served
 
+    def panics(self, now: float) -> Iterator[tuple[str, bool]]:
+        """Yield the served models with whether so few of their workers are healthy that breakers are ignored."""
+        for name in self.served():
+            group = self.group_for(name)
+            if group is not None:
+                yield name, group.panics(now)
+
     def lease(self, worker: Worker, model: str = "") -> Lease:
         """Count a request that is sent now. `model` is the served name."""
         return Lease(worker, model, self._clock)

@@ -30,6 +30,8 @@ class ProcessReport(msgspec.Struct, frozen=True):
     """None without one."""
     drained: tuple[str, ...] = ()
     """Ids of the workers that operators drain, present or not."""
+    panics: tuple[str, ...] = ()
+    """Models of which so few workers are healthy that breakers are ignored."""
 
 
 class Processes(msgspec.Struct, frozen=True):
@@ -50,6 +52,8 @@ class WorkersPage(msgspec.Struct, frozen=True):
     """By the names of the processes."""
     drained_absent: tuple[str, ...] = ()
     """Ids of drained workers that no process knows now."""
+    panics: tuple[str, ...] = ()
+    """Models for which a process ignores breakers, as less than half of their workers are healthy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ def workers_page(reports: ProcessReports) -> WorkersPage:
         next((report.registry_problem for report in reports.by_process.values() if report.registry_problem), ""),
         routing_files(reports),
         tuple(sorted({one for report in reports.by_process.values() for one in report.drained} - views.keys())),
+        tuple(sorted({name for report in reports.by_process.values() for name in report.panics})),
     )
 
 

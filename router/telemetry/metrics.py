@@ -37,6 +37,8 @@ class Readings:
     shadows: Callable[[], Iterable[Family]] = tuple
     """Of copies to shadow targets."""
     canaries: Callable[[], Iterable[Family]] = tuple
+    panics: Callable[[float], Iterable[tuple[str, bool]]] = lambda now: ()
+    """Served models, and whether breakers are ignored for them."""
     routing_file: Callable[[], RoutingFileState | None] = lambda: None
 
 
@@ -166,6 +168,13 @@ class RouterMetrics:
             "Request log lines lost because their reader was too slow.",
             "counter",
             series={(): readings.dropped_log_lines()},
+        )
+        yield Family(
+            "vllama_model_panic",
+            "1 while less than half of the model's workers are healthy, so that breakers are ignored.",
+            "gauge",
+            ("model",),
+            {(name,): float(panics) for name, panics in readings.panics(readings.now())},
         )
         yield from queue_gauges(readings.queues())
         if (state := readings.routing_file()) is not None:

@@ -40,6 +40,9 @@ def command(base_url: str | None, as_json: bool) -> None:
         click.echo(printable(line))
     for line in problem_lines(page.routing_file):
         click.echo(printable(line), err=True)
+    if page.panics:
+        named = ", ".join(page.panics)
+        click.echo(f"less than half of the workers are healthy, so breakers are ignored: {printable(named)}", err=True)
     if not page.registry_up:
         problem = redacted(page.registry_problem) or "the registry does not answer"
         click.echo(f"workers are shown as last known: {printable(problem)}", err=True)

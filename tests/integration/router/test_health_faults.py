@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,9 +14,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.fleet.agents import agent, wait_for
 from tests.support.fleet.live import Fleet, fleet
+from tests.support.ports import free_ports
 from tests.support.tables import routing_table
 from tests.support.until import auntil
+from tests.support.vllm.model_folder import write_model
+from vllama_pool.workers.registry.record import WorkerState
 from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.server import Simulated
@@ -235,3 +241,46 @@ async def test_a_worker_that_is_ten_times_slower_gets_a_fifth_of_its_share(
         record_property("figure", f"one of three workers 10x slow, {clients} clients: its share {share:.1%}")
         assert results.failed == []
         assert share <= 0.2 / 3
+
+
+@pytest.mark.parametrize("frozen", ["vLLM", "vLLM and agent"])
+async def test_a_frozen_idle_worker_is_avoided_within_seconds_and_back_soon_after_it_thaws(
+    frozen: str, tmp_path: Path, record_property: Figures
+) -> None:
+    model = str(write_model(tmp_path / "tiny", chat_template_dot_jinja="{{ messages }}"))
+    args = ("--model", model, "--name", "w", "--port", str(free_ports()))
+    async with (
+        fleet(tmp_path, {}, wait=False) as running,
+        agent(*args, state_dir=tmp_path) as process,
+    ):
+        entry = await wait_for(running.registry, "w", WorkerState.READY)
+        await running.until_state("w", "ready")
+        stopped = [entry.record.pid, *([process.process.pid] if "agent" in frozen else [])]
+
+        async def is_avoided() -> bool:
+            return await state_of(running, "w") != ("ready", "closed")
+
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            await auntil(is_avoided, 10, "the frozen worker to be avoided")
+            avoided = time.monotonic() - began
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        began = time.monotonic()
+
+        async def is_back() -> bool:
+            return await state_of(running, "w") == ("ready", "closed")
+
+        await auntil(is_back, 10, "the worker to be back")
+        back = time.monotonic() - began
+    record_property("figure", f"frozen {frozen}: avoided after {avoided:.1f} s, back {back:.1f} s after SIGCONT")
+    assert avoided <= 4.2
+    assert back <= 2
+
+
+async def state_of(running: Fleet, worker_id: str) -> tuple[str, str]:
+    worker = await view(running, worker_id)
+    return worker["state"], worker["breaker"]

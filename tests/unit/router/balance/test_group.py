@@ -133,3 +133,20 @@ def test_many_changes_at_once_are_taken_together() -> None:
     ]
     clock.advance(3)
     assert len(group.candidates(clock())) == 100
+
+
+def test_a_group_panics_while_less_than_half_of_its_workers_are_healthy() -> None:
+    fleet = Fleet()
+    now = fleet.clock
+    assert not fleet.group.panics(now()), "nobody has asked yet"
+    assert fleet.candidates() == "abc"
+    assert list(fleet.pool.panics(now())) == [("m", False)]
+    for name in "ab":
+        worker = worker_in(fleet.pool, name)
+        for _ in range(5):
+            fleet.pool.lease(worker, "m").release(Errored(Faulty("boom")))
+    assert list(fleet.pool.panics(now())) == [("m", True)]
+    assert fleet.candidates() == "abc"
+    fleet.pool.lease(worker_in(fleet.pool, "a"), "m").release(Completed(1))
+    now.advance(6)
+    assert list(fleet.pool.panics(now())) == [("m", False)]

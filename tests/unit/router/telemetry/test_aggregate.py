@@ -91,6 +91,11 @@ def test_the_page_has_the_problem_of_the_first_process_without_a_registry() -> N
     assert workers_page(ProcessReports(2, {0: report(), 1: lost})).registry_problem == "no answer"
 
 
+def test_the_page_has_the_models_in_a_panic_of_any_process() -> None:
+    one, two = (msgspec.structs.replace(report(), panics=panics) for panics in (("n", "m"), ("m",)))
+    assert workers_page(ProcessReports(2, {0: one, 1: two})).panics == ("m", "n")
+
+
 def test_metrics_of_one_process_have_no_process_label() -> None:
     assert metrics_page(ProcessReports(1, {0: report(requests=4)})) == exposition(counted(4))
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 
-from vllama_pool.workers.agent.monitor import BUSY_INTERVAL, IDLE_INTERVAL, Monitor
+from vllama_pool.workers.agent.monitor import BUSY_INTERVAL, IDLE_INTERVAL, POLL_TIMEOUT, RETRY_INTERVAL, Monitor
 from vllama_pool.workers.registry.record import LoadReport, WorkerState
 from vllama_pool.workers.vllm.probe import Health
 from vllama_pool.workers.vllm.server_identity import CONFIRM, SEVERAL_SERVERS
@@ -56,6 +58,23 @@ async def test_a_busy_server_is_polled_more_often() -> None:
     server.running = 1
     await monitor.poll(URL)
     assert monitor.interval == BUSY_INTERVAL
+
+
+async def test_a_server_that_refuses_is_polled_no_more_often_than_one_that_answers() -> None:
+    server, monitor, _ = monitored()
+    server.up = False
+    await monitor.poll(URL)
+    assert monitor.interval == IDLE_INTERVAL
+
+
+async def test_after_a_poll_that_timed_out_the_next_one_follows_at_once() -> None:
+    async def silent(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(POLL_TIMEOUT)  # a client's time-out
+        raise httpx.ReadTimeout("no answer", request=request)
+
+    monitor = Monitor(httpx.AsyncClient(transport=httpx.MockTransport(silent)), lambda load: None)
+    await monitor.poll(URL)
+    assert monitor.interval == RETRY_INTERVAL
 
 
 async def test_failed_polls_are_counted_until_the_next_success() -> None:
