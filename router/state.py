@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.admission.admission import Admission
 from vllama_pool.router.admission.entry_limits import request_limits
+from vllama_pool.router.admission.turns import Turns
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.operation import Clock
@@ -69,7 +71,7 @@ def open_state(
     file_state: FileState,
 ) -> RouterState:
     """`processes`: those that share the limits."""
-    pool = Pool(time.monotonic)
+    pool = Pool(time.monotonic, processes)
     pool.set_aside(Maintenance(table).message)
     virtual_models = ModelStore()
     routes = LiveRoutes(
@@ -78,7 +80,7 @@ def open_state(
     )
     sources = open_sources(settings, table.workers, pool, virtual_models, lambda: routes().shadowed(pool))
     request_log = RequestLog(collaborators.log_stream, debug=settings.log_level == "debug")
-    admission = Admission(settings.max_queue, processes)
+    admission = Admission(settings.max_queue, Turns(pool.vacancies, _later, time.monotonic), processes)
     admission.set_limits(request_limits(table))
     shadow_metrics, canary_metrics = ShadowMetrics(), CanaryMetrics()
     readings = Readings(
@@ -88,6 +90,7 @@ def open_state(
         refused_records=lambda: sources.discovery.refusals,
         dropped_log_lines=lambda: request_log.dropped,
         queues=admission.queues,
+        worker_queues=admission.worker_queues,
         routing_file=file_state,
         shadows=shadow_metrics.families,
         canaries=canary_metrics.families,
@@ -107,6 +110,11 @@ def open_state(
         canary_metrics=canary_metrics,
         metrics=RouterMetrics(readings, tuple(Reason)),
     )
+
+
+def _later(delay: float, action: Callable[[], None]) -> asyncio.Handle:
+    loop = asyncio.get_running_loop()
+    return loop.call_later(delay, action) if delay else loop.call_soon(action)
 
 
 def _keep_alive(settings: RouterSettings) -> int:

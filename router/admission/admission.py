@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from vllama_pool.router.admission.bound import Bound
 from vllama_pool.router.admission.queue import UNLIMITED, AdmissionQueue, QueueLimits
 from vllama_pool.router.admission.share import share_of
+from vllama_pool.router.admission.turns import Turns
+from vllama_pool.router.admission.worker_queue import QueueBounds, WorkerQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +25,22 @@ class RequestLimits:
 
 
 class Admission:
-    """Owns the bound on all waiting requests, and a queue or a bound for each entry with limits of its own.
+    """Owns the queues: of each entry with a limit on its requests in progress, and of each model before its workers.
 
     They are kept by the entry's name, and so survive a change of the routing file.
     """
 
-    def __init__(self, max_waiting: int, processes: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
-        """`processes`: those that share the limits of `set_limits`. `clock` returns monotonic seconds."""
+    def __init__(
+        self, max_waiting: int, turns: Turns, processes: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`max_waiting`: requests of one model that may wait, where its entry says nothing else. `processes`: those
+        that share the limits of `set_limits`. `clock` returns monotonic seconds."""
         self._processes = processes
         self._clock = clock
-        self._bound = Bound(max_waiting)
-        self._bounds: dict[str, Bound] = {}
+        self._turns = turns
+        self._default = QueueBounds(max_waiting)
+        self._bounds: dict[str, QueueBounds] = {}
+        self._worker_queues: dict[str, WorkerQueue] = {}
         self._queues: dict[str, AdmissionQueue] = {}
         self._retired: dict[str, AdmissionQueue] = {}
         """Of entries that have no limit any more, until their requests have ended."""
@@ -46,8 +52,8 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """Requests that count against a bound."""
-        return self._bound.waiting + sum(bound.waiting for bound in self._bounds.values())
+        """Requests that wait for a worker."""
+        return sum(queue.waiting for queue in self._worker_queues.values())
 
     def set_limits(self, limits: Mapping[str, RequestLimits]) -> None:
         """Replace all limits, by entry.
@@ -64,29 +70,38 @@ class Admission:
         self._set_bounds(limits)
 
     def _set_bounds(self, limits: Mapping[str, RequestLimits]) -> None:
-        bounds = {
-            name: self._share(each.queue)
-            for name, each in limits.items()
-            if each.concurrency is None and each.queue is not None
-        }
-        self._bounds = {name: self._bounds.get(name) or Bound(length) for name, length in bounds.items()}
-        for name, length in bounds.items():
-            self._bounds[name].max_waiting = length
+        self._bounds = {name: self._queue_bounds(each) for name, each in limits.items()}
+        for name, queue in self._worker_queues.items():
+            queue.bounds = self._bounds.get(name, self._default)
+
+    def _queue_bounds(self, limits: RequestLimits) -> QueueBounds:
+        if limits.concurrency is not None:
+            # Those with a place in the queue of the entry have waited their turn, and are not refused any more.
+            return QueueBounds(self._share(limits.concurrency), limits.wait)
+        return QueueBounds(self._default.length if limits.queue is None else self._share(limits.queue), limits.wait)
 
     def queue(self, entry: str) -> AdmissionQueue | None:
         """Return the queue of an entry; None if its requests in progress are not limited."""
         return self._queues.get(entry) if self._queues else None
 
-    def bound(self, entry: str) -> Bound:
-        """Return the bound on an entry's waiting requests, without a queue of its own."""
-        return self._bounds.get(entry, self._bound) if self._bounds else self._bound
+    def worker_queue(self, model: str) -> WorkerQueue:
+        """Return the queue before a model's workers. `model`: the entry's name, or the served one without an entry."""
+        queue = self._worker_queues.get(model)
+        if queue is None:
+            bounds = self._bounds.get(model, self._default)
+            queue = self._worker_queues[model] = WorkerQueue(bounds, self._turns, self._clock)
+        return queue
 
     def queues(self) -> Iterator[tuple[str, AdmissionQueue]]:
         """Yield the entries with limited requests in progress, and their queues."""
         yield from self._queues.items()
 
+    def worker_queues(self) -> Iterator[tuple[str, WorkerQueue]]:
+        """Yield the models that have had requests, and the queues before their workers."""
+        yield from self._worker_queues.items()
+
     def _queue_limits(self, limits: RequestLimits) -> QueueLimits:
-        length = self._bound.max_waiting if limits.queue is None else self._share(limits.queue)
+        length = self._default.length if limits.queue is None else self._share(limits.queue)
         return QueueLimits(self._share(limits.concurrency or 1), length, limits.wait)
 
     def _share(self, limit: int) -> int:

@@ -49,6 +49,9 @@ class FairOrder(Generic[T]):
     def __len__(self) -> int:
         return len(self._line_of)
 
+    def __contains__(self, item: object) -> bool:
+        return item in self._line_of
+
     def __repr__(self) -> str:
         return f"<FairOrder of {len(self)} of {len(self._lines)} tenants>"
 
@@ -67,6 +70,13 @@ class FairOrder(Generic[T]):
         del line.waiting[item]
         if not line.waiting:
             self._forget(line)
+
+    @property
+    def first(self) -> T:
+        """The next item. Raises IndexError if there is none."""
+        while not self._heap[0][2].waiting:
+            heapq.heappop(self._heap)
+        return next(iter(self._heap[0][2].waiting))
 
     def pop(self) -> T:
         """Remove and return the next item. Raises IndexError if there is none."""

@@ -10,13 +10,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vllama_pool.router.admission.bound import BUSY
+from vllama_pool.router.admission.busy import BUSY
+from vllama_pool.router.admission.drain_rate import MAX_RETRY_AFTER
 from vllama_pool.router.admission.fair_order import FairOrder
 from vllama_pool.router.admission.tenant import ANYBODY, Tenant
 from vllama_pool.router.errors import ClientError, ServerBusy
 
-MAX_RETRY_AFTER = 600
-"""Seconds."""
 _SMOOTHING = 0.1
 """Weight of the latest request in the mean duration."""
 

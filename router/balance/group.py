@@ -150,6 +150,11 @@ class Group:
         self.candidates(now)
         return self._tiers[_DOWN]
 
+    def next_change(self, now: float) -> float:
+        """Return the time at which the candidates change without an event."""
+        self.candidates(now)
+        return self._next_due
+
     # called by the pool and by workers
 
     def join(self, replica: Replica) -> None:

@@ -13,6 +13,7 @@ from vllama_pool.config.names import lookup_key
 from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.lease import Lease
 from vllama_pool.router.balance.speed import Peers
+from vllama_pool.router.balance.vacancies import Vacancies
 from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord
@@ -39,9 +40,10 @@ class Pool:
     Discovery calls `put`, `report`, `mark_*` and `remove`; requests acquire leases.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock` returns monotonic seconds."""
+    def __init__(self, clock: Callable[[], float], sharers: int = 1) -> None:
+        """`clock` returns monotonic seconds. `sharers`: see `Vacancies`."""
         self._clock = clock
+        self.vacancies = Vacancies(sharers)
         self._workers: dict[str, Worker] = {}
         self._removed: dict[str, Worker] = {}
         self._exact: dict[str, Group] = {}
@@ -197,7 +199,7 @@ class Pool:
         if worker is not None and worker.in_flight:
             worker.renew(record, found.endpoint, now)
         else:
-            worker = Worker(record, found.endpoint, now)
+            worker = Worker(record, found.endpoint, now, self.vacancies)
         worker.position = next(self._positions)
         self._workers[record.id] = worker
         self._index(worker, (), record.models)
@@ -216,6 +218,8 @@ class Pool:
             worker.peers.join(worker.id, worker.rate, worker.pace)
         self.version += 1
         self._served = None
+        if self.vacancies.watched:
+            self.vacancies.note()
 
     def _index_names(
         self, groups: dict[str, Group], worker: Worker, old: Mapping[str, Replica], new: Mapping[str, Replica]

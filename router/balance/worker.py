@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from vllama_pool.router.balance.hashing import stable_hash
 from vllama_pool.router.balance.health import WorkerHealth
 from vllama_pool.router.balance.pace import Pace
 from vllama_pool.router.balance.speed import MIN_FULL_TIME, Peers, Rate
+from vllama_pool.router.balance.vacancies import Vacancies
 from vllama_pool.router.errors import AttemptFailed, Busy, Lost, ModelGone, Refused
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord, WorkerState
@@ -43,7 +45,7 @@ class Worker:
     __slots__ = (
         *("id", "record", "endpoint", "slots", "position", "observers", "last_report", "reported_at", "serving"),
         *("in_flight", "down", "health", "problem", "rate", "speed", "peers", "troubled", "_others_load", "seed"),
-        *("answered_at", "free_speed", "last_failure", "pace"),
+        *("answered_at", "free_speed", "last_failure", "pace", "full_at", "vacancies"),
         *(
             "_full_share_at",
             "_peak",
@@ -58,7 +60,10 @@ class Worker:
         ),
     )
 
-    def __init__(self, record: WorkerRecord, endpoint: Endpoint, now: float) -> None:
+    def __init__(
+        self, record: WorkerRecord, endpoint: Endpoint, now: float, vacancies: Vacancies | None = None
+    ) -> None:
+        """`vacancies`: of the pool, told of each event that may make room."""
         self.id = record.id
         self.record = record
         self.endpoint = endpoint
@@ -105,6 +110,9 @@ class Worker:
         self._denied_until: dict[str, float] = {}
         self._set_aside = ""
         self._drained = False
+        self.vacancies = vacancies or Vacancies()
+        self.full_at = record.slots or sys.maxsize
+        """Full if `in_flight` is not less."""
 
     def __repr__(self) -> str:
         slots = self.record.slots or "?"
@@ -171,7 +179,22 @@ class Worker:
     def full(self) -> bool:
         """True if it has no free slot; with unknown slots, if its queue is not empty. Also true after a Busy response,
         until the next report or success."""
-        return self._busy or 0 < self.slots <= self.in_flight + self._others_load
+        return self.in_flight >= self.full_at
+
+    @property
+    def has_room(self) -> bool:
+        """True if it may get a request that could also wait in the router.
+
+        A tenth more than the slots keeps its batch full while the next requests are on their way. With unknown slots,
+        or a full KV cache, nothing may wait in vLLM. The router's share of the slots is its own even if other routers
+        fill them all: they then get fewer, and none of them starves. After a Busy answer, one request at a time tries.
+        """
+        if self._busy:
+            return not (self.in_flight or self.last_report.waiting)
+        most = -(-self.slots * 11 // 10)
+        if not most or self.in_flight + self._others_load < most:
+            return True
+        return self.in_flight < max(1, most // max(2, self.vacancies.sharers))
 
     @property
     def answered_busy(self) -> bool:
@@ -201,7 +224,7 @@ class Worker:
         The declared speed always counts, and a pace far below that of its peers.
         """
         load = self.in_flight + self._others_load
-        full = self._busy or 0 < self.slots <= load
+        full = self.in_flight >= self.full_at
         speed = self.speed if full else self.free_speed
         if now < self._full_share_at:
             speed *= self.weight(now)
@@ -242,7 +265,8 @@ class Worker:
         self.slots = record.slots
         if endpoint != self.endpoint:
             self.endpoint = endpoint
-        self._update_busy()
+        self._update_full()
+        self._note_vacancy()
 
     def report(self, load: LoadReport, now: float) -> None:
         """A load report is also a beat."""
@@ -262,10 +286,10 @@ class Worker:
         self.down = False
         self.reported_at = now
         self._answered_busy = False
-        self._update_busy()
         if now - self._peak_since >= REPORT_LAG:
             self._previous_peak, self._peak, self._peak_since = self._peak, self.in_flight, now
         self._others_load = max(0, load.running + load.waiting - max(self._peak, self._previous_peak))
+        self._update_full()
         if not (load.waiting > 0 or 0 < self.slots <= load.running):
             self._full_since = None
         elif self._full_since is None:
@@ -275,6 +299,7 @@ class Worker:
         full = self._full_since is not None and now - self._full_since >= MIN_FULL_TIME
         self.rate.record_report(load.tokens_per_second, full, elapsed, now)
         self.pace.record_report(load.running, load.tokens_per_second, elapsed, now)
+        self._note_vacancy()
 
     def update_speed(self, now: float) -> None:
         peers, declared = self.peers, self.record.speed
@@ -334,11 +359,14 @@ class Worker:
 
     def end_request(self) -> None:
         self.in_flight -= 1
+        if self.vacancies.watched:
+            self.vacancies.note()
 
     def record_success(self, sent: float, now: float) -> None:
         if self._answered_busy:
             self._answered_busy = False
-            self._update_busy()
+            self._update_full()
+            self._note_vacancy()
         self.problem = ""
         if self.health.record_success(sent):
             self._full_share_at = now + SLOW_START
@@ -352,7 +380,8 @@ class Worker:
         if not isinstance(failure, Refused):
             self.last_failure = now, type(failure).__name__
         if isinstance(failure, Busy):
-            self._answered_busy = self._busy = True
+            self._answered_busy = True
+            self._update_full()
         elif isinstance(failure, ModelGone) and model:
             self._denied_until[model] = now + DENIAL_DURATION
         self._changed()
@@ -365,14 +394,20 @@ class Worker:
         self.health.reset(now)
         self._changed()
 
-    def _update_busy(self) -> None:
+    def _update_full(self) -> None:
         load = self.last_report
         queues = load.waiting > 0 and (not self.slots or load.kv_usage >= FULL_KV_USAGE)
         self._busy = self._answered_busy or queues
+        self.full_at = 0 if self._busy else self.slots - self._others_load if self.slots else sys.maxsize
 
     def _changed(self) -> None:
         for observer in self.observers:
             observer.changed(self)
+        self._note_vacancy()
+
+    def _note_vacancy(self) -> None:
+        if self.vacancies.watched:
+            self.vacancies.note()
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,6 +242,10 @@ class Attempt:
         if self._relay is not None:
             self._relay.client_gone()
 
+    @property
+    def replica(self) -> Replica:
+        return self._replica
+
     # for the stall watch
 
     @property

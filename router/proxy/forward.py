@@ -46,7 +46,9 @@ class Forwarder:
         if self._version != admission.version:
             self._version = admission.version
             self._terms.clear()
-        terms = Terms(admission.queue(model), admission.bound(model), self._budget_of(resolution), admission.version)
+        terms = Terms(
+            admission.queue(model), admission.worker_queue(model), self._budget_of(resolution), admission.version
+        )
         self._terms[resolution.rule or model] = terms
         return terms
 

@@ -12,9 +12,10 @@ from typing import Any
 from vllama_pool.router.admission.admission import Admission
 from vllama_pool.router.admission.tenant import Tenant, anonymous
 from vllama_pool.router.balance.demand import PLAIN, Demand
+from vllama_pool.router.balance.policies.least_load import least_load
 from vllama_pool.router.balance.retry import Retry, most_specific
-from vllama_pool.router.balance.select import choose
-from vllama_pool.router.balance.worker import Replica
+from vllama_pool.router.balance.select import choose, find
+from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.errors import AttemptFailed, ClientError, ContextTooLong, ModelGone, ServerBusy
 from vllama_pool.router.protocol.operation import DirectResponse
 from vllama_pool.router.proxy.attempt import Attempt, ForwardRequest, Upstream
@@ -27,6 +28,7 @@ from vllama_pool.router.proxy.relay import Ending
 from vllama_pool.router.proxy.resume import resume
 from vllama_pool.router.proxy.seat import Seat, Terms
 from vllama_pool.router.proxy.worker_errors import client_error, transport_failure
+from vllama_pool.router.proxy.worker_turn import WorkerTurn
 from vllama_pool.router.routing.resolution import Reason, Resolution
 from vllama_pool.router.telemetry.decisions import Choice, choice_of
 from vllama_pool.router.telemetry.request_record import RequestRecord
@@ -97,7 +99,7 @@ class InFlight:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.close()
-        self._seat.leave()
+        self._seat.leave(served=attempt is not None)
         if self._caps is not None:
             self._caps.end()
         self.waiting = False
@@ -109,11 +111,12 @@ class InFlight:
         Returns a response that the preflight sufficed for, unsent. Raises NoWorker, ServerBusy, the most specific
         failure as ClientError, and ClientGone.
         """
+        shared = self._shared
         try:
             if self.call.grant.caps:
                 await self._take_caps()
             try:
-                queue = self._seat.enter(self.call.resolution)
+                queue = self._seat.enter(self.call.resolution).queue
                 if queue is not None:
                     await self._wait(self._seat.wait_in(queue, self._tenant()))
             except ServerBusy as busy:
@@ -121,25 +124,24 @@ class InFlight:
                     raise self._take_error() from None
             while True:
                 replica = self._choose()
-                if replica is None:
-                    if not await self._fall_back_without_worker():
-                        raise self._take_error()
+                attempt = Attempt(self, replica, shared.upstream) if replica is not None else await self._later()
+                if attempt is None:
                     continue
-                attempt = self._attempt = Attempt(self, replica, self._shared.upstream)
+                self._attempt = attempt
                 if self.on_send is not None:
                     on_send, self.on_send = self.on_send, None
                     on_send()
                 try:
                     return await attempt.run()
                 except Interrupted as interrupted:
-                    await self._resume(attempt, replica, interrupted)
+                    await self._resume(attempt, attempt.replica, interrupted)
                     return None
                 except TransportError as error:
                     failure: AttemptFailed = transport_failure(error)
                 except AttemptFailed as error:
                     failure = error.with_traceback(None)  # its frames hold the request, and refer to the failure
                 attempt.fail(failure)
-                self._recover().note(replica, failure)
+                self._recover().note(attempt.replica, failure)
                 delay = await self._next_step(failure)
                 if delay is None:
                     raise self._take_error()
@@ -173,7 +175,6 @@ class InFlight:
         if not self.waiting:
             return
         self.waiting = False
-        self._seat.stop_waiting()
         self.call.request = self.call.asker = None
         shared, record = self._shared, self.record
         record.status = 200
@@ -197,7 +198,10 @@ class InFlight:
         """Choose a worker that is not excluded, by id."""
         recovery = self._recover()
         recovery.tried += excluded.difference(recovery.tried)
-        return self._choose()
+        replica = self._pick()
+        if replica is not None:
+            self._note_choice(replica.worker)
+        return replica
 
     def attempt(self, replica: Replica) -> Attempt:
         """Begin the next attempt."""
@@ -247,21 +251,95 @@ class InFlight:
         return recovery
 
     def _choose(self) -> Replica | None:
+        """Return the worker of the next attempt; None if none is left, or the request must wait for one."""
+        recovery, workers = self._recovery, self._seat.workers
+        first = recovery is None or not recovery.failures
+        if workers.waiting and first:
+            return None
+        replica = self._pick()
+        if replica is not None:
+            worker = replica.worker
+            if worker.in_flight >= worker.full_at and first:
+                replica = self._beside_full(replica)
+                if replica is None:
+                    return None
+            self._note_choice(replica.worker)
+        return replica
+
+    def _beside_full(self, replica: Replica) -> Replica | None:
+        """Return the worker to take instead of a full one: None if all are, so that the request must wait.
+
+        Least-load looks at four workers only, and other policies may prefer one although it is full.
+        """
+        if replica.worker.has_room and self._seat.workers.bounds.length:
+            return replica
+        other = self._pick_with_room()
+        return replica if other is not None and self.call.resolution.policy is not least_load else other
+
+    def _pick_with_room(self) -> Replica | None:
+        """Return None if no worker has room."""
+        shared, call, recovery, now = self._shared, self.call, self._recovery, self._now()
+        resolution, demand = call.resolution, call.demand
+        found = find(resolution.groups, recovery.excluded() if recovery is not None else (), now, demand)
+        if found is None:
+            return None
+        none_waits = not self._seat.workers.bounds.length
+        free = [worker for worker in found.workers if worker.has_room and not (none_waits and worker.full)]
+        return found.group.replica(resolution.policy.choose(free, now, shared.rng, demand)) if free else None
+
+    def _pick(self) -> Replica | None:
         shared, call, recovery = self._shared, self.call, self._recovery
         resolution = call.resolution
         tried = recovery.excluded() if recovery is not None else ()
         now = shared.upstream.clock.monotonic_ns() / 1e9
         demand = call.demand if resolution.needs_demand else PLAIN
         replica = choose(resolution.groups, tried, now, shared.rng, resolution.policy, demand)
-        if replica is not None:
-            worker = replica.worker
-            choice = choice_of(worker, resolution.groups, now) if resolution.has_choice else Choice(worker.id)
-            call.decision.choices += (choice,)
-            if recovery is not None:
-                recovery.tried.append(worker.id)
         if shared.debug:
             _log_choice(self.record.id, resolution, replica, tried, now, demand)
         return replica
+
+    def _note_choice(self, worker: Worker) -> None:
+        call, recovery = self.call, self._recovery
+        resolution = call.resolution
+        choice = choice_of(worker, resolution.groups, self._now()) if resolution.has_choice else Choice(worker.id)
+        call.decision.choices += (choice,)
+        if recovery is not None:
+            recovery.tried.append(worker.id)
+
+    async def _later(self) -> Attempt | None:
+        """Wait for a worker with room, and begin an attempt on it. Return None if a fallback takes over.
+
+        Raises ClientError if no worker is left, and no fallback.
+        """
+        self._attempt = None
+        call = self.call
+        found = find(call.resolution.groups, (), self._now(), call.demand)
+        if found is not None and (self._recovery is None or not self._recovery.failures):
+            turn = WorkerTurn(self._take_worker, self._next_change)
+            waited = self.record.queue_ms / 1000
+            try:
+                await self._wait(self._seat.wait_for_worker(turn, self._tenant(), found.group, waited))
+            except ServerBusy as busy:
+                if not await self._fall_back(busy, "overloaded"):
+                    raise self._take_error() from None
+                return None
+        if self._attempt is None and not await self._fall_back_without_worker():
+            raise self._take_error()
+        return self._attempt
+
+    def _take_worker(self) -> bool:
+        """Begin an attempt on a worker with room. Return False if none has, and True if no worker is left."""
+        replica = self._pick_with_room()
+        if replica is None:
+            return self._pick() is None
+        self._note_choice(replica.worker)
+        self._attempt = Attempt(self, replica, self._shared.upstream)
+        return True
+
+    def _next_change(self) -> float:
+        """Return the time at which, without an event, other workers may be candidates."""
+        now = self._now()
+        return min((group.next_change(now) for group in self.call.resolution.groups), default=float("inf"))
 
     async def _next_step(self, failure: AttemptFailed) -> float | None:
         """Return the seconds until the next attempt, perhaps of another model; None if there is none."""
@@ -299,7 +377,7 @@ class InFlight:
         while recovery.fallbacks.move(error, reason, recovery.context):
             recovery.begin_model()
             try:
-                queue = self._seat.enter(self.call.resolution)
+                queue = self._seat.enter(self.call.resolution).queue
                 if queue is not None:
                     await self._wait(self._seat.wait_in(queue, self._tenant()))
             except ServerBusy as busy:

@@ -1,15 +1,16 @@
-"""The things that a request holds of its model: a place, and a share of the retry budget."""
+"""The things that a request holds of its model: places in queues, and a share of the retry budget."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from vllama_pool.router.admission.bound import Bound
 from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.admission.tenant import Tenant
+from vllama_pool.router.admission.worker_queue import WorkerQueue
 from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.proxy.places import Places
+from vllama_pool.router.proxy.worker_turn import WorkerTurn
 from vllama_pool.router.routing.resolution import Resolution
 
 
@@ -19,8 +20,8 @@ class Terms:
 
     queue: AdmissionQueue | None
     """None if its requests in progress are not limited."""
-    bound: Bound
-    """On waiting requests, without a queue."""
+    workers: WorkerQueue
+    """Of requests that wait because all workers are full."""
     budget: RetryBudget
     version: int
     """The `Admission.version` that set them."""
@@ -29,16 +30,19 @@ class Terms:
 class Seat:
     """Owned by one request, for one model after the other. `leave` releases each thing once.
 
-    It counts in `Bound` without a call, because every request comes here.
+    It calls the budget itself, because every request comes here.
     """
 
-    __slots__ = ("_places", "_terms", "_terms_of", "_waits")
+    __slots__ = ("_places", "_terms", "_terms_of", "_turn", "workers")
+
+    workers: WorkerQueue
+    """Of the present or latest model. Unset before `enter`."""
 
     def __init__(self, terms_of: Callable[[Resolution], Terms]) -> None:
         self._terms_of = terms_of
         self._terms: Terms | None = None
-        self._waits = False
         self._places: Places | None = None
+        self._turn: WorkerTurn | None = None
 
     def __repr__(self) -> str:
         return f"<Seat with {self._terms!r}>"
@@ -49,45 +53,42 @@ class Seat:
         assert self._terms is not None  # from `enter` to `leave`
         return self._terms.budget
 
-    def enter(self, resolution: Resolution) -> AdmissionQueue | None:
-        """Count the request among the model's. Return the queue that it must wait in, if there is one.
-
-        Raises ServerBusy.
-        """
-        terms = self._terms_of(resolution)
-        if terms.queue is None:
-            bound = terms.bound
-            if bound.waiting >= bound.max_waiting:
-                bound.check(resolution)
-            bound.waiting += 1
-            self._waits = True
-        self._terms = terms
+    def enter(self, resolution: Resolution) -> Terms:
+        """Count the request among the model's. Return the terms: it must wait in their queue first, if there is one."""
+        self._terms = terms = self._terms_of(resolution)
+        self.workers = terms.workers
         terms.budget.begin_request()
-        return terms.queue
+        return terms
 
     async def wait_in(self, queue: AdmissionQueue, tenant: Tenant) -> None:
         """Wait for a place. Raises ServerBusy."""
         self._places = Places()
         await self._places.take(queue, tenant)
 
+    async def wait_for_worker(self, turn: WorkerTurn, tenant: Tenant, kind: Hashable, waited: float) -> None:
+        """Wait until the turn has taken a worker. `kind`: see `WorkerQueue.join`. `waited`: seconds so far.
+
+        Raises ServerBusy.
+        """
+        self._turn = turn
+        await turn.wait_in(self.workers, tenant, kind, waited)
+
     def stop_waiting(self) -> None:
-        """The response begins, or the client is gone. Idempotent."""
-        if self._waits:
-            self._waits = False
-            assert self._terms is not None
-            self._terms.bound.waiting -= 1
+        """The client is gone. Idempotent."""
+        if self._turn is not None:
+            self._turn.stop_waiting()
         if self._places is not None:
             self._places.stop_waiting()
 
-    def leave(self) -> None:
-        """Idempotent."""
+    def leave(self, *, served: bool = False) -> None:
+        """Idempotent. `served`: a worker had the request."""
         terms = self._terms
         if terms is None:
             return
-        if self._waits:
-            self.stop_waiting()
         self._terms = None
         if self._places is not None:
             self._places.end()
             self._places = None
+        if served:
+            terms.workers.ended += 1
         terms.budget.end_request()

@@ -34,6 +34,8 @@ class Readings:
     dropped_log_lines: Callable[[], int]
     queues: Callable[[], Iterable[tuple[str, QueueState]]] = tuple
     """By the name of an entry."""
+    worker_queues: Callable[[], Iterable[tuple[str, WorkerQueueState]]] = tuple
+    """By the name of a model."""
     shadows: Callable[[], Iterable[Family]] = tuple
     """Of copies to shadow targets."""
     canaries: Callable[[], Iterable[Family]] = tuple
@@ -50,6 +52,19 @@ class QueueState(Protocol):
 
     @property
     def in_progress(self) -> int: ...
+
+
+class WorkerQueueState(Protocol):
+    """A queue in front of a model's workers."""
+
+    @property
+    def waiting(self) -> int: ...
+
+    @property
+    def refused(self) -> int: ...
+
+    @property
+    def seconds_to_drain(self) -> float: ...
 
 
 class _Durations:
@@ -176,7 +191,7 @@ class RouterMetrics:
             ("model",),
             {(name,): float(panics) for name, panics in readings.panics(readings.now())},
         )
-        yield from queue_gauges(readings.queues())
+        yield from queue_gauges(readings.queues(), readings.worker_queues())
         if (state := readings.routing_file()) is not None:
             yield from routing_file_families(state)
 
@@ -250,13 +265,26 @@ def worker_gauges(workers: Iterable[Worker], now: float) -> Iterator[Family]:
         )
 
 
-def queue_gauges(queues: Iterable[tuple[str, QueueState]]) -> Iterator[Family]:
-    waiting = Family("vllama_queue_waiting", "Requests that wait because of limits.", "gauge", ("model",))
-    in_progress = Family("vllama_queue_in_progress", "Requests within limits.concurrency.", "gauge", ("model",))
+def queue_gauges(
+    queues: Iterable[tuple[str, QueueState]], worker_queues: Iterable[tuple[str, WorkerQueueState]]
+) -> Iterator[Family]:
+    label = ("model",)
+    waiting = Family("vllama_queue_waiting", "Requests that wait: for a place, or for a worker.", "gauge", label)
+    in_progress = Family("vllama_queue_in_progress", "Requests within limits.concurrency.", "gauge", label)
+    refused = Family(
+        "vllama_queue_refused_total", "Requests that found no room in the queue, or waited too long.", "counter", label
+    )
+    drain = Family("vllama_queue_drain_seconds", "Time in which those that wait for a worker get one.", "gauge", label)
+    totals = Counter[str]()
     for name, queue in queues:
-        waiting.series[name,] = float(queue.waiting)
+        totals[name] += queue.waiting
         in_progress.series[name,] = float(queue.in_progress)
-    yield from (waiting, in_progress)
+    for name, workers in worker_queues:
+        totals[name] += workers.waiting
+        refused.series[name,] = float(workers.refused)
+        drain.series[name,] = workers.seconds_to_drain
+    waiting.series.update({(name,): float(count) for name, count in totals.items()})
+    yield from (waiting, in_progress, refused, drain)
 
 
 def _counter(name: str, text: str, labels: tuple[str, ...], counts: Counter[tuple[str, ...]]) -> Family:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from vllama_pool.router.admission.admission import Admission, RequestLimits
 from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.admission.tenant import Tenant
+from vllama_pool.router.admission.turns import Turns
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol import operation as protocol
@@ -87,6 +89,15 @@ class FixedDelay(random.Random):
         return self.delay
 
 
+def turns_of(pool: Pool, clock: protocol.Clock) -> Turns:
+    """Turns at a pool's workers, given by the running event loop."""
+
+    def later(delay: float, action: Callable[[], None]) -> asyncio.Handle:
+        return asyncio.get_running_loop().call_later(delay, action)
+
+    return Turns(pool.vacancies, later, lambda: clock.monotonic_ns() / 1e9)
+
+
 def shared_by_requests(
     client: Client,
     pool: Pool,
@@ -106,7 +117,7 @@ def shared_by_requests(
         timeouts=TimeoutTable(Timeouts(connect=0.7)),
         client_stall=client_stall,
     )
-    return Shared(upstream, FixedDelay(delay), Admission(max_waiting), refresh, debug=True)
+    return Shared(upstream, FixedDelay(delay), Admission(max_waiting, turns_of(pool, clock)), refresh, debug=True)
 
 
 class Fleet:

@@ -117,7 +117,7 @@ async def test_a_limit_on_waiting_requests_alone_bounds_those_that_wait_for_the_
     async with fleet(tmp_path, {"a": narrow}, table=limited("{queue: 2}")) as running:
         running["a"].set_faults([faults.Freeze(seconds=1)])
         answers = await asyncio.gather(*(ask(running, CHAT) for _ in range(8)))
-        assert sorted(answer.status_code for answer in answers) == [200] * 3 + [503] * 5
+        assert sorted(answer.status_code for answer in answers) == [200] * 4 + [503] * 4  # one runs, one waits in vLLM
 
 
 async def test_all_names_of_an_entry_share_its_limits(tmp_path: Path) -> None:

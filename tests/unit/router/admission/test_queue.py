@@ -98,7 +98,7 @@ def test_retry_after_is_the_time_in_which_the_queue_moves_on() -> None:
     assert two.busy().retry_after == 24  # six requests, two at a time, 8 s each
     clock.advance(10_000)
     held[0].end()
-    assert two.busy().retry_after == 600
+    assert two.busy().retry_after == 60
 
 
 class Load:

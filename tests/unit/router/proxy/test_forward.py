@@ -190,7 +190,7 @@ async def test_cancelling_a_waiting_request_leaks_nothing(stuck: dict[str, Any])
     waiting = asyncio.create_task(fleet.forward())
     await auntil(lambda: len(fleet.upstream.sent) == len(stuck))
     assert fleet.pool.in_flight == 1
-    assert repr(fleet.forwarder) == "<Forwarder 1 waiting, 1 in flight>"
+    assert repr(fleet.forwarder) == "<Forwarder 0 waiting, 1 in flight>"
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -248,17 +248,18 @@ async def test_a_model_without_available_workers_is_a_503_with_their_states() ->
 
 
 async def test_requests_beyond_max_waiting_are_refused_before_any_attempt() -> None:
-    fleet = Fleet(max_waiting=1, a=[silent()])
+    fleet = Fleet(max_waiting=1, a=[])
+    while (worker := worker_in(fleet.pool, "a")).has_room:
+        fleet.pool.lease(worker)
     waiting = asyncio.create_task(fleet.forward())
-    await auntil(lambda: bool(fleet.upstream.sent))
-    for _ in range(8):
-        fleet.pool.lease(worker_in(fleet.pool, "a"))
+    await auntil(lambda: fleet.admission.waiting == 1)
     with pytest.raises(ServerBusy):
         await fleet.forward()
-    assert len(fleet.upstream.sent) == 1
+    assert fleet.upstream.sent == []
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+    assert fleet.admission.waiting == 0
 
 
 async def test_preflight_and_request_go_to_one_worker_as_one_attempt() -> None:

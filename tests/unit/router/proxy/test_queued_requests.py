@@ -13,10 +13,20 @@ from tests.support.upstream import FakeResponse, Hang
 from vllama_pool.router.admission.admission import RequestLimits
 from vllama_pool.router.admission.queue import AdmissionQueue, QueueLimits
 from vllama_pool.router.admission.tenant import Tenant
+from vllama_pool.router.balance.lease import ABANDONED, Lease
 from vllama_pool.router.errors import ServerBusy
 from vllama_pool.router.proxy.in_flight import ClientGone
 
 HANGS = FakeResponse([Hang()])
+
+
+def fill(fleet: Fleet) -> list[Lease]:
+    """Lease whatever the workers take."""
+    leases = []
+    for worker in fleet.pool:
+        while worker.has_room:
+            leases.append(fleet.pool.lease(worker))
+    return leases
 
 
 def queue_of(fleet: Fleet) -> AdmissionQueue:
@@ -66,11 +76,14 @@ async def test_a_request_that_may_not_wait_is_refused_as_busy(limits: RequestLim
     fleet.assert_idle()
 
 
-async def test_an_entry_with_limits_of_its_own_is_outside_the_bound_on_all_models() -> None:
+async def test_a_request_with_a_place_in_its_entrys_queue_is_not_refused_because_the_workers_are_full() -> None:
     fleet = Fleet(limits=RequestLimits(concurrency=1), max_waiting=0, a=[ok()])
-    for worker in fleet.pool:
-        worker.in_flight = 100
-    await fleet.forward()
+    leases = fill(fleet)
+    task = asyncio.create_task(fleet.forward())
+    await auntil(lambda: fleet.admission.waiting == 1)
+    assert fleet.upstream.sent == []
+    leases.pop().release(ABANDONED)
+    await task
     assert fleet.record.outcome == "complete"
 
 
