@@ -207,3 +207,34 @@ async def _state(served: Serve, worker: str, state: str) -> bool:
     async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
         page = (await http.get(f"{served.url}/admin/workers")).json()
     return {one["id"]: one["state"] for one in page["workers"]}.get(worker) == state
+
+
+async def test_an_agent_that_stops_finishes_its_streams_and_gets_no_new_one_after_half_a_second(tmp_path: Path) -> None:
+    body = {"model": "tiny", "prompt": "x"}
+    with serving(tmp_path) as served:
+        await until_ready(served)
+        async with httpx.AsyncClient(trust_env=False, timeout=60, base_url=served.url) as http:
+
+            async def stream(name: str, tokens: int) -> bool:
+                content = {**body, "options": {"num_predict": tokens}}
+                answer = await http.post("/api/generate", json=content, headers={"x-request-id": name})
+                last = json.loads(answer.text.splitlines()[-1])
+                return answer.status_code == 200 and last.get("eval_count") == tokens
+
+            streams = [asyncio.create_task(stream(f"early-{number}", 60)) for number in range(20)]
+            (agent,) = [one for one in agents(served) if "w-0" in _words(one)]
+            await auntil(lambda: _running(http, "w-0"), READY, "a stream on the worker")
+            agent.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.5)  # the bound under test
+            assert all(await asyncio.gather(*(stream(f"late-{number}", 5) for number in range(20))))
+            assert all(await asyncio.gather(*streams))
+            late = [served.request(f"late-{number}")["worker"] for number in range(20)]
+            assert set(late) <= {"w-1", "w-2"}
+            early = [served.request(f"early-{number}") for number in range(20)]
+            assert "w-0" in {one["worker"] for one in early}
+            assert {one["attempts"] for one in early} == {1}
+
+
+async def _running(http: httpx.AsyncClient, worker: str) -> bool:
+    page = (await http.get("/admin/workers")).json()
+    return any(one["id"] == worker and one["running"] for one in page["workers"])
