@@ -10,6 +10,7 @@
 #   make bench-real     streams of a real vLLM through the router beside the same streams without it
 #   make bench-start    how long `vllama serve` takes to its first answer
 #   make chaos    faults on a fleet under load, and what clients noticed (ARGS="F3 F13", ARGS=--full)
+#   make soak     20 minutes of load with a worker killed every 30 s (TIME=2m)
 #   make bench-check  fail if a request or a token needs more instructions than the baseline; needs valgrind
 #   make lock     rewrite the lock files
 #   make clean    remove what was set up
@@ -32,7 +33,7 @@ BY_SERVER = -n 2 --dist loadgroup -m "vllm and not main_job or netns"
 # These measure what clients notice, so nothing runs beside them.
 ALONE = -m "main_job or load"
 
-.PHONY: help run setup test quick check bench bench-curves bench-profile bench-real bench-start bench-check chaos lock clean
+.PHONY: help run setup test quick check bench bench-curves bench-profile bench-real bench-start bench-check chaos soak lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/d'
@@ -96,6 +97,10 @@ bench-check:
 chaos:
 	@$(SETUP) dev
 	@exec .venv/bin/python -m tests.chaos $(ARGS)
+
+soak:
+	@$(SETUP) dev
+	@exec .venv/bin/python -m tests.chaos --soak $(or $(TIME),20m) --picture docs/chaos-soak.svg $(ARGS)
 
 lock:
 	@$(PYTHON) -m deploy.local.update_locks

@@ -1,4 +1,4 @@
-"""Line charts as SVG: panels side by side, with a logarithmic x axis. Pure."""
+"""Line charts as SVG: panels side by side, with a logarithmic x axis, or a linear one for time. Pure."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Panel:
     x_label: str
     y_label: str
     series: Sequence[Series]
+    linear: bool = False
+    """A linear x axis, and no dots."""
 
 
 def svg(panels: Sequence[Panel]) -> str:
@@ -53,7 +55,7 @@ def ticks(highest: float, count: int = 4) -> list[float]:
 def _panel(panel: Panel) -> list[str]:
     points = [point for series in panel.series for point in series.points]
     xs, marks = sorted({x for x, _ in points}) or [1.0], ticks(max((y for _, y in points), default=0.0))
-    place = _Scale(xs[0], xs[-1], marks[-1])
+    place = _Scale(xs[0], xs[-1], marks[-1], panel.linear)
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts = [
         _text(middle, 18, panel.title, 'text-anchor="middle" font-weight="bold" font-size="12"'),
@@ -64,11 +66,11 @@ def _panel(panel: Panel) -> list[str]:
         y = place.y(mark)
         parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "#d0d7de"))
         parts.append(_text(LEFT - 6, y + 4, f"{mark:g}", 'text-anchor="end"'))
-    for x in _spaced(xs, place):
+    for x in _shown(xs, place, linear=panel.linear):
         parts.append(_line(place.x(x), HEIGHT - BOTTOM, place.x(x), HEIGHT - BOTTOM + 4, "#57606a"))
         parts.append(_text(place.x(x), HEIGHT - BOTTOM + 17, f"{x:,.0f}", 'text-anchor="middle"'))
     for number, series in enumerate(panel.series):
-        parts += _curve(series, place, COLOURS[number % len(COLOURS)])
+        parts += _curve(series, place, COLOURS[number % len(COLOURS)], dots=not panel.linear)
     return parts + (_legend(panel.series) if len(panel.series) > 1 else [])
 
 
@@ -88,13 +90,20 @@ class _Scale:
     first: float
     last: float
     top: float
+    linear: bool = False
 
     def x(self, value: float) -> float:
+        if self.linear:
+            return LEFT + min(1.0, value / max(self.last, 1e-9)) * (WIDTH - LEFT - RIGHT)
         share = math.log(value / self.first) / math.log(self.last / self.first) if self.last > self.first else 0.5
         return LEFT + share * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
         return HEIGHT - BOTTOM - value / self.top * (HEIGHT - TOP - BOTTOM)
+
+
+def _shown(xs: Sequence[float], place: _Scale, *, linear: bool) -> list[float]:
+    return [x for x in ticks(xs[-1]) if x <= xs[-1]] if linear else _spaced(xs, place)
 
 
 def _spaced(xs: Sequence[float], place: _Scale) -> list[float]:
@@ -106,12 +115,12 @@ def _spaced(xs: Sequence[float], place: _Scale) -> list[float]:
     return [*shown, *xs[1:][-1:]]
 
 
-def _curve(series: Series, place: _Scale, colour: str) -> list[str]:
+def _curve(series: Series, place: _Scale, colour: str, *, dots: bool) -> list[str]:
     spots = [(place.x(x), place.y(y)) for x, y in series.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
     return [
         f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>',
-        *(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in spots),
+        *(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in spots if dots),
     ]
 
 

@@ -16,6 +16,7 @@ from typing import TextIO
 
 import uvloop
 
+from tests.chaos import soak
 from tests.chaos.matrix import MISSING, chosen
 from tests.chaos.report import details, markdown, summary, table
 from tests.chaos.row import Finding, Row, Stage
@@ -28,7 +29,11 @@ def main() -> int:
     parser.add_argument("--patience", type=float, default=1.0, help="multiplies the bounds of time")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table between the file's markers")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the logs of all processes here")
+    parser.add_argument("--soak", type=_seconds, metavar="TIME", help="70 %% load with kills instead, such as 20m")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="of the soak, as SVG")
     args = parser.parse_args()
+    if args.soak:
+        return soak_for(args.soak, args.picture, args.logs)
     try:
         rows = chosen(args.rows)
     except KeyError as unknown:
@@ -43,6 +48,22 @@ def main() -> int:
     if args.markdown:
         write_table(args.markdown, markdown(findings, MISSING, full=args.full))
     return 0 if all(finding.passed or finding.skipped for finding in findings) else 1
+
+
+def soak_for(seconds: float, picture: Path | None, logs: Path | None) -> int:
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        found = uvloop.run(soak.run(logs or Path(temporary), seconds))
+    _say(found.text())
+    for problem in found.problems():
+        _say(problem)
+    if picture:
+        picture.write_text(found.picture())
+    return 1 if found.problems() else 0
+
+
+def _seconds(text: str) -> float:
+    number, unit = (text[:-1], text[-1]) if text[-1:] in "smh" else (text, "s")
+    return float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
 
 
 async def run(rows: Sequence[Row], folder: Path, *, full: bool, patience: float) -> list[Finding]:

@@ -181,6 +181,6 @@ def _pieces(data: bytes, passed: int, faults: Faults) -> Iterator[bytes]:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # uvloop's ValueError for a socket that is closed already
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     writer.transport.abort()

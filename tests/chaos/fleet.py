@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.chaos.fault_proxy import FaultProxy
 from tests.chaos.processes import Agent, Router, Valkey
+from tests.chaos.sentinels import Replicated, replicated
 from tests.chaos.waiting import wait_until
 
 SECRET = "chaos" * 7
@@ -30,6 +31,8 @@ class Plan:
     routers: int = ROUTERS
     workers: int = WORKERS
     routing: str = ROUTING
+    sentinels: bool = False
+    """The registry is a primary with a replica and three Sentinels."""
 
 
 USUAL = Plan()
@@ -46,6 +49,8 @@ class Fleet:
     """The first worker's agent has a registry connection of its own."""
     routers: list[Router]
     workers: list[Agent]
+    replicated: Replicated | None = None
+    """With `Plan.sentinels`."""
 
     @property
     def routing_file(self) -> Path:
@@ -111,20 +116,24 @@ async def fleet(folder: Path, plan: Plan = USUAL) -> AsyncIterator[Fleet]:
         target = ("127.0.0.1", valkey.port)
         of_routers, of_agents, of_first = [await stack.enter_async_context(FaultProxy(target)) for _ in range(3)]
         shared = {"VLLAMA_FLEET_SECRET": SECRET}
+        registry = stack.enter_context(replicated(folder)) if plan.sentinels else None
+        other = {"VLLAMA_REDIS_URL": registry.url} if registry else {}
         routers = [
-            Router(f"router-{number}", folder, {**shared, **_router_env(of_routers, folder), **plan.router_env})
+            Router(
+                f"router-{number}", folder, {**shared, **_router_env(of_routers, folder), **other, **plan.router_env}
+            )
             for number in range(plan.routers)
         ]
         agents = [
             Agent(
                 f"w{number}",
                 folder,
-                {**shared, "VLLAMA_REDIS_URL": _url(of_agents if number else of_first), **plan.agent_env},
+                {**shared, "VLLAMA_REDIS_URL": _url(of_agents if number else of_first), **other, **plan.agent_env},
                 plan.worker_flags,
             )
             for number in range(plan.workers)
         ]
-        running = Fleet(folder, plan, valkey, of_routers, of_agents, of_first, routers, agents)
+        running = Fleet(folder, plan, valkey, of_routers, of_agents, of_first, routers, agents, registry)
         stack.callback(_kill_all, running)
         valkey.start()
         await valkey.wait_ready()

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.chaos.requests import Request, Result, Route, Verdict, judge
+from tests.chaos.requests import Request, Result, Route, Verdict, judge, parse
 
 HUNG = 30.0
 """Seconds after which an answer counts as lost."""
@@ -42,6 +42,11 @@ class Outcome:
     @property
     def lost(self) -> bool:
         return self.verdict.result is Result.LOST
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Raises Malformed if there are none."""
+        return parse(self.raw).headers
 
     def __str__(self) -> str:
         return f"{self.request.route} {self.request.question!r} at port {self.port}: {self.verdict.why}"

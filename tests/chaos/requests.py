@@ -59,7 +59,9 @@ class Request:
     route: Route = Route.CHAT_STREAM
     model: str = "m"
     extra: Mapping[str, Any] | None = None
-    """Further members of the body. The content of the answer is then unknown."""
+    """Further members of the body."""
+    known: bool = True
+    """False if the members change the text of the answer."""
     headers: Mapping[str, str] | None = None
 
     def body(self) -> bytes:
@@ -193,7 +195,7 @@ def _judge_broken(request: Request, text: str, error: object) -> Verdict:
     """Judge a stream that ends with an error: what came before must be right."""
     if not isinstance(error, str) or not error:
         return Verdict(Result.LOST, why=f"an error without a text: {error!r}")
-    if request.extra is None and not request.expected().startswith(text):
+    if request.known and not request.expected().startswith(text):
         return Verdict(Result.LOST, why=f"wrong text before the error: {difference(text, request.expected())}")
     return Verdict(Result.ERROR, "line", error)
 
@@ -201,7 +203,7 @@ def _judge_broken(request: Request, text: str, error: object) -> Verdict:
 def _judge_text(request: Request, text: str, count: object, *, done: bool) -> Verdict:
     if not done:
         return Verdict(Result.LOST, why=f"ends without done after {text[-40:]!r}")
-    if request.extra is not None:
+    if not request.known:
         return COMPLETE if text or count else Verdict(Result.LOST, why="an empty answer")
     if text != request.expected():
         return Verdict(Result.LOST, why=difference(text, request.expected()))

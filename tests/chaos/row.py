@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.chaos.fault_proxy import FaultProxy
 from tests.chaos.fleet import USUAL, Fleet, Plan, fleet
 from tests.chaos.load import Load, Outcome
 from tests.chaos.requests import Result
 from tests.chaos.waiting import Condition, wait_until
+from tests.support.until import auntil
+from tests.support.vllm.simulated import SimulatedProcess
+from vllama_pool.config.routing.table import load
 
 EVIDENCE = 4
 """Outcomes that a failed row shows."""
@@ -38,6 +43,8 @@ class Scene:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Figures."""
+    resources: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    """Closed after the row."""
 
     def load(self, **options: object) -> Load:
         """Return a load on all routers, whose outcomes are the row's."""
@@ -56,6 +63,33 @@ class Scene:
         if not holds:
             self.problems.append(problem)
 
+    async def static_worker(self, *flags: str, model: str = "m", **env: str) -> SimulatedProcess:
+        """Start a worker without an agent. `route` makes it known to the routers."""
+        worker = await asyncio.to_thread(SimulatedProcess, *flags, model=model, env=env)
+        self.resources.callback(worker.stop)
+        return worker
+
+    async def proxy(self, port: int) -> FaultProxy:
+        return await self.resources.enter_async_context(FaultProxy(("127.0.0.1", port)))
+
+    async def route(self, models: str = "{}", **workers: str) -> None:
+        """Save a routing file with these models and static workers, URLs by name. Wait until routers use them."""
+        lines = [f"models: {models}", "workers:" if workers else "workers: []"]
+        lines += [f"  - {{name: {name}, url: '{url}'}}" for name, url in workers.items()]
+        await asyncio.to_thread(self.fleet.routing_file.write_text, "\n".join(lines) + "\n")
+
+        revision = (await asyncio.to_thread(load, self.fleet.routing_file)).revision
+
+        async def live() -> bool:
+            pages = [(await router.get("/admin/routing")).json() for router in self.fleet.routers if router.alive]
+            return all(state["revision"] == revision for page in pages for state in page.values())
+
+        def known(page: dict[str, dict[str, object]]) -> bool:
+            return all(f"static/{name}" in page and page[f"static/{name}"]["state"] == "ready" for name in workers)
+
+        await wait_until(live, 20, "routers have read the routing file")
+        await wait_until(lambda: self.fleet.everywhere(known), 20, f"routers use {', '.join(workers)}")
+
     async def recovers(self, condition: Condition, bound: float, what: str, *, since: float | None = None) -> float:
         """Wait until the condition holds; a problem if that takes longer than the bound. Returns the seconds."""
         start = time.monotonic() if since is None else since
@@ -65,6 +99,10 @@ class Scene:
         self.recovered = max(self.recovered or 0.0, took)
         self.check(took <= bound, f"{what}: after {took:.1f} s; the bound is {bound:g} s")
         return took
+
+    async def until(self, condition: Callable[[], object], timeout: float, what: str) -> None:
+        """Wait for a step of the row itself. Raises AssertionError if it does not happen."""
+        await auntil(condition, timeout * self.patience, what)
 
     async def holds(self, condition: Condition, seconds: float, what: str) -> None:
         """Poll a condition that must stay true for so long."""
@@ -206,6 +244,8 @@ class Stage:
             scene.problems.append(f"{type(error).__name__}: {error}")
         except ExceptionGroup as group:
             scene.problems.append(f"{group.exceptions[0]!r}")
+        finally:
+            await scene.resources.aclose()
         return judge_row(row, scene, time.monotonic() - start)
 
     async def _ready(self, plan: Plan) -> Fleet:

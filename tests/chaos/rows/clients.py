@@ -1,0 +1,223 @@
+"""Clients that leave, read slowly, write slowly, or send too much."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import statistics
+import time
+
+import psutil
+
+from tests.chaos.load import Load
+from tests.chaos.requests import Malformed, Request, parse
+from tests.chaos.row import Rows, Scene
+
+KIB, MIB = 1 << 10, 1 << 20
+BODY_LIMIT = 64 * MIB
+"""The default of the routers."""
+
+
+def add(rows: Rows) -> None:
+    rows.row("F21", "100 clients leave at once", "Workers stop at once for clients that have left.")(leave_at_once)
+    rows.row("F22", "clients leave at random moments", "Descriptors, leases and places come back to their base.")(
+        leave_at_random
+    )
+    rows.row("F23", "50 clients read a byte per second", "Slow readers take little memory, and others notice nothing.")(
+        read_slowly
+    )
+    rows.row("F24", "clients that never finish a request's head", "They are closed in time; others notice nothing.")(
+        write_slowly
+    )
+    rows.row("F25", "bodies and heads that are too large", "They are refused with the right status, and not stored.")(
+        too_large
+    )
+
+
+async def leave_at_once(scene: Scene) -> None:
+    requests = [Request(f"leaving {number}", 400) for number in range(90)]
+    open_ones = [await opened(scene.fleet.ports[number % 2], request) for number, request in enumerate(requests)]
+
+    async def all_run() -> bool:
+        return await running(scene) == len(requests)
+
+    await scene.until(all_run, 10, "all requests run")
+    for writer in open_ones:
+        writer.transport.abort()
+
+    async def none_runs() -> bool:
+        return await running(scene) == 0
+
+    await scene.recovers(none_runs, 1, "workers run no request of a client that left")
+    await scene.recovers(scene.fleet.at_rest, 2, "all counts are 0")
+    await sound(scene)
+
+
+async def leave_at_random(scene: Scene) -> None:
+    await sound(scene)
+    await scene.until(scene.fleet.at_rest, 5, "all counts are 0")
+    base = descriptors(scene)
+    chance = random.Random(22)
+    total = int(scene.size(1000, 10_000))
+    numbers = iter(range(total))
+
+    async def leave() -> None:
+        for number in numbers:
+            writer = await opened(scene.fleet.ports[number % 2], Request(f"leaving {number}", 100))
+            await asyncio.sleep(chance.uniform(0, 0.05))
+            writer.transport.abort()
+
+    await asyncio.gather(*(leave() for _ in range(40)))
+    await scene.recovers(scene.fleet.at_rest, 5, "all counts are 0")
+    await sound(scene)
+    # A connection to a worker may stay open for the next request: one per place at most.
+    spare = 32 * len(scene.fleet.workers) * 2
+    await scene.until(lambda: descriptors(scene) <= base + spare, 10, f"descriptors are near their base, {base}")
+    scene.notes.append(f"{total} clients left; {base} descriptors before, {descriptors(scene)} after")
+
+
+async def read_slowly(scene: Scene) -> None:
+    fast = await scene.static_worker("--max-num-seqs", "64", "--tokens-per-second", "4000", "--ttft", "0", model="fast")
+    await scene.route(fast=fast.url)
+    processes = [psutil.Process(router.pid) for router in scene.fleet.routers]
+    readers = 50
+    before = sum(process.memory_info().rss for process in processes)
+    usual = await quiet_load(scene)
+    slow = []
+    for number in range(readers):
+        made = socket.create_connection(("127.0.0.1", scene.fleet.ports[number % 2]))
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
+        made.sendall(Request(f"slow {number}", 7000, model="fast").bytes())
+        made.setblocking(False)
+        slow.append(made)
+    answered: set[int] = set()
+    try:
+        start = time.monotonic()
+        during = await quiet_load(scene)
+        while time.monotonic() - start < scene.size(3, 30):
+            for number, each in enumerate(slow):
+                with contextlib.suppress(BlockingIOError, ConnectionResetError):
+                    if each.recv(1):
+                        answered.add(number)
+            await asyncio.sleep(1)
+        grown = sum(process.memory_info().rss for process in processes) - before
+    finally:
+        for each in slow:
+            each.close()
+    scene.notes.append(f"{grown / readers / KIB:.0f} KiB per slow reader")
+    scene.check(len(answered) == readers, f"only {len(answered)} slow readers got a byte")
+    scene.check(grown <= readers * 256 * KIB + 8 * MIB, f"routers grew by {grown / MIB:.0f} MiB")
+    check_unaffected(scene, usual, during)
+    await scene.recovers(scene.fleet.at_rest, 5, "all counts are 0")
+
+
+async def write_slowly(scene: Scene) -> None:
+    usual = await quiet_load(scene)
+    count = int(scene.size(100, 500))
+    start = time.monotonic()
+    pairs = [await asyncio.open_connection("127.0.0.1", scene.fleet.ports[number % 2]) for number in range(count)]
+    for _, writer in pairs:
+        writer.write(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+    during = await quiet_load(scene)
+    check_unaffected(scene, usual, during)
+
+    async def closed() -> bool:
+        for reader, writer in pairs:
+            with contextlib.suppress(OSError):
+                writer.write(b"a")
+            if not reader.at_eof():
+                with contextlib.suppress(TimeoutError, OSError):
+                    await asyncio.wait_for(reader.read(1000), 0.001)
+        return all(reader.at_eof() or reader.exception() for reader, _ in pairs)
+
+    try:
+        await scene.recovers(closed, 12, "the routers close connections without a request", since=start)
+    finally:
+        for _, writer in pairs:
+            writer.transport.abort()
+
+
+async def too_large(scene: Scene) -> None:
+    port = scene.fleet.ports[0]
+    process = psutil.Process(scene.fleet.routers[0].pid)
+    before = process.memory_info().rss
+    post = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    piece = bytes(MIB)
+    chunks = [b"%x\r\n%s\r\n" % (len(piece), piece)] * (BODY_LIMIT // MIB + 2)
+    cases = {
+        "a large Content-Length": ([f"{post}Content-Length: {BODY_LIMIT + 1}\r\n\r\n".encode()], (413,)),
+        "a large chunked body": ([f"{post}Transfer-Encoding: chunked\r\n\r\n".encode(), *chunks], (413,)),
+        "gzip": ([f"{post}Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc".encode()], (415,)),
+        "a head of 1 MB": ([f"{post}X-Large: {'a' * 10**6}\r\n\r\n".encode()], (431,)),
+    }
+    async with scene.load(clients=10).running() as load:
+        for name, (parts, statuses) in cases.items():
+            status = await status_of(port, parts)
+            scene.check(status in statuses, f"{name}: status {status} instead of {statuses[0]}")
+        await load.until_complete(10)
+    grown = process.memory_info().rss - before
+    scene.notes.append(f"the router grew by {grown / MIB:.0f} MiB")
+    scene.check(grown <= 2 * BODY_LIMIT, f"the router grew by {grown / MIB:.0f} MiB")
+
+
+# --- observations
+
+
+async def opened(port: int, request: Request) -> asyncio.StreamWriter:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request.bytes())
+    return writer
+
+
+async def status_of(port: int, parts: list[bytes]) -> int:
+    """Send a request in parts, until the router answers. Returns 0 for a connection without a response."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    received = bytearray()
+
+    async def receive() -> None:
+        with contextlib.suppress(OSError, TimeoutError):
+            while data := await asyncio.wait_for(reader.read(65536), 10):
+                received.extend(data)
+
+    receiving = asyncio.create_task(receive())
+    try:
+        with contextlib.suppress(OSError):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+        await receiving
+        return parse(bytes(received)).status
+    except Malformed:
+        return 0
+    finally:
+        writer.transport.abort()
+
+
+async def running(scene: Scene) -> int:
+    return sum([int((await worker.stats())["running"]) for worker in scene.fleet.workers])
+
+
+def descriptors(scene: Scene) -> int:
+    return sum(psutil.Process(router.pid).num_fds() for router in scene.fleet.routers)
+
+
+async def sound(scene: Scene) -> None:
+    """Send some requests, which must succeed."""
+    async with scene.load(clients=20, tokens=5).running() as load:
+        await load.until_complete(40)
+
+
+async def quiet_load(scene: Scene) -> Load:
+    load = scene.load(clients=10, tokens=5)
+    async with load.running():
+        await load.until_complete(60)
+    return load
+
+
+def check_unaffected(scene: Scene, usual: Load, during: Load) -> None:
+    """The median says it on a busy machine; the 99th percentile of so few is the machine's."""
+    before, now = (statistics.median(one.seconds for one in load.outcomes) for load in (usual, during))
+    scene.notes.append(f"median of others {before * 1000:.0f} ms before, {now * 1000:.0f} ms during")
+    scene.check(now <= before * (1 + 0.1 * scene.patience) + 0.01, f"others took {now / before - 1:+.0%}")

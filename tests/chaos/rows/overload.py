@@ -1,0 +1,119 @@
+"""More requests than places, requests that kill workers, and workers that refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import psutil
+
+from tests.chaos.fleet import Plan
+from tests.chaos.load import Load, exchange
+from tests.chaos.requests import Request, Result, Route
+from tests.chaos.row import Rows, Scene
+from tests.chaos.rows.workers import answered
+
+SMALL = Plan(
+    worker_flags=("--max-num-seqs", "4", "--max-model-len", "4096", "--tokens-per-second", "50", "--ttft", "0.05")
+)
+PLACES = 12
+BUSY = "server busy, please try again.  maximum pending requests exceeded"
+MARKER = "a request that kills"
+QUEUE = 512
+"""Waiting requests per router."""
+
+
+def add(rows: Rows) -> None:
+    rows.row(
+        "F26",
+        "four times as many requests as places",
+        "Goodput stays, the queue is bounded, and those beyond it get Ollama's 503 with Retry-After.",
+        plan=SMALL,
+        allowed=["503"],
+    )(saturated)
+    rows.row(
+        "F27",
+        "a request that kills each worker",
+        "It kills two workers at most, and its client alone gets an error.",
+    )(poison)
+    rows.row(
+        "F28",
+        "all workers answer 503",
+        "Routers do not multiply requests by retries.",
+        allowed=["503"],
+    )(retry_storm)
+
+
+async def saturated(scene: Scene) -> None:
+    seconds = scene.size(3, 15)
+    peak = await goodput(scene, PLACES, seconds)
+    crowded = await goodput(scene, 4 * PLACES, scene.size(5, 60))
+    scene.notes.append(f"goodput {crowded:.1f} of {peak:.1f} requests/s")
+    scene.check(crowded >= 0.9 * peak, f"goodput fell to {crowded / peak:.0%} of the peak")
+    if not scene.full:
+        return
+    # More than both queues hold. The answers are short, so that the queue drains.
+    crowd = scene.load(clients=2 * QUEUE + 200, tokens=5, routes=(Route.CHAT_STREAM,))
+    async with crowd.running(ramp=2):
+        await crowd.until_complete(1500, 120)
+    refused = [one for one in crowd.outcomes if one.verdict.kind == "503"]
+    scene.check(bool(refused), "no request was refused")
+    scene.check(all(BUSY in one.verdict.why for one in refused), "a refusal has another text than Ollama's")
+    scene.check(all("retry-after" in one.headers for one in refused), "a refusal has no Retry-After")
+
+
+async def goodput(scene: Scene, clients: int, seconds: float) -> float:
+    """Return complete requests per second once all clients are there."""
+    load = scene.load(clients=clients)
+    async with load.running():
+        await load.until_complete(clients)
+        before, start = complete(load), time.monotonic()
+        await asyncio.sleep(seconds)  # the measurement
+        return (complete(load) - before) / (time.monotonic() - start)
+
+
+def complete(load: Load) -> int:
+    return sum(one.verdict.result is Result.COMPLETE for one in load.outcomes)
+
+
+async def poison(scene: Scene) -> None:
+    workers = scene.fleet.workers
+    for worker in workers:
+        await worker.set_faults({"kind": "die", "marker": MARKER})
+    before = {worker.name: worker.vllm().pid for worker in workers}
+    async with scene.load().running() as load:
+        await load.until_complete(25)
+        outcomes = [
+            await exchange(Request(f"{MARKER} them all", 10, Route.CHAT), scene.fleet.ports[number % 2 :])
+            for number in range(3)
+        ]
+        await load.until_complete(75)
+    killed = [name for name, pid in before.items() if not alive(pid)]
+    scene.notes.append(f"{len(killed)} workers lost; its client saw {[one.verdict.kind for one in outcomes]}")
+    scene.check(0 < len(killed) <= 2, f"{len(killed)} workers were lost; the bound is 2")
+    scene.check(
+        all(one.verdict.result is Result.ERROR for one in outcomes), f"not one well-formed error: {outcomes[0]}"
+    )
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+async def retry_storm(scene: Scene) -> None:
+    for worker in scene.fleet.workers:
+        await worker.set_faults({"kind": "status", "status": 503})
+    before = sum((await answered(scene)).values())
+    load = scene.load(clients=20, pause=0.1)
+    async with load.running():
+        await asyncio.sleep(scene.size(3, 10))
+    attempts = sum((await answered(scene)).values()) - before
+    sent = len(load.outcomes)
+    scene.notes.append(f"{attempts} attempts for {sent} requests")
+    scene.check(attempts <= 1.2 * sent + 3, f"{attempts} attempts for {sent} requests; the bound is 1.2 for one, and 3")
+    for worker in scene.fleet.workers:
+        await worker.set_faults()
+    after = scene.load(clients=10)
+    start = time.monotonic()
+    async with after.running():
+        await scene.recovers(lambda: complete(after) > 0, 7, "requests are answered again", since=start)
