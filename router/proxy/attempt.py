@@ -121,13 +121,10 @@ class Attempt:
 
     __slots__ = (
         "_exchange",
-        "_kept",
-        "_log",
         "_outcome",
         "_relay",
         "_replica",
         "_request",
-        "_resumed_from",
         "_timeouts",
         "_upstream",
         "answers_whole",
@@ -144,10 +141,6 @@ class Attempt:
         self._relay: Relay | None = None
         self._exchange: Exchange | None = None
         self._outcome: Outcome = ABANDONED
-        self._log: TokenLog | None = None
-        self._kept: Resumable | None = None
-        self._resumed_from = 0
-        """Tokens of the answer that another worker generated."""
         self.answers_whole = False
         """The worker sends nothing until its answer is complete."""
         worker, record = replica.worker, request.record
@@ -187,13 +180,17 @@ class Attempt:
                     if isinstance(step, DirectResponse):
                         self._outcome = Completed(0)
                         return step
-                relay = self._start_relay(step)
+                kept = step.resume if call.request.stream else None
+                log = None if kept is None else TokenLog(strips=kept.hides_ids)
+                relay = self._start_relay(step, log)
                 del step  # it takes as much memory as the prompt
                 ending = await relay.ended
                 if ending is Ending.WHOLE:
                     ending = await self._respond_whole(relay)
                 elif ending is Ending.INTERRUPTED:
-                    raise self._interrupted(relay)
+                    assert kept is not None
+                    assert log is not None
+                    raise self._interrupted(relay, log, kept)
                 self._end(ending, relay)
                 return None
             except (Refused, Faulty) as refusal:
@@ -207,7 +204,7 @@ class Attempt:
         step = await run_preflight(continuation.first_step(), self._ask, request.call.decision.size)
         translator, seam = interrupted.translator, continuation.seam
         assert seam is not None  # set by the last step
-        self._resumed_from = seam.tokens
+        before = seam.tokens
         interrupted.restart(continuation.dropped)
         if isinstance(step, DirectResponse):
             self._outcome = Completed(0)
@@ -221,11 +218,10 @@ class Attempt:
             stream=True,
             client_stall=upstream.client_stall,
             stage=seam,
-            begun=True,
         )
         relay.exchange = self._send(step.path, step.body, relay, upstream_headers(step.content_type))
         ending = await relay.ended
-        self._end(ending, relay, goes_on=seam.cut_off)
+        self._end(ending, relay, before=before, goes_on=seam.cut_off)
 
     def close(self) -> None:
         """Release everything. Idempotent."""
@@ -312,8 +308,8 @@ class Attempt:
         )
         return exchange
 
-    def _start_relay(self, step: UpstreamRequest) -> Relay:
-        """Send the request. Return the relay of its response to the client."""
+    def _start_relay(self, step: UpstreamRequest, log: TokenLog | None) -> Relay:
+        """Send the request. Return the relay of its response to the client. `log`: keeps what a continuation needs."""
         owner, upstream = self._request, self._upstream
         operation, request = owner.call.operation, owner.call.request
         timing = Timing(owner.call.decision.arrived, upstream.clock.monotonic_ns())
@@ -321,9 +317,6 @@ class Attempt:
         headers = response_headers(operation.content_type(request))
         stream = request.stream
         self.answers_whole = step.whole
-        kept = step.resume if stream else None
-        log = TokenLog(strips=kept.hides_ids) if kept is not None else None
-        self._kept, self._log = kept, log
         relay = self._relay = Relay(
             translator,
             owner.client,
@@ -332,7 +325,6 @@ class Attempt:
             stream=stream,
             client_stall=upstream.client_stall,
             stage=log,
-            interruptible=log is not None,
         )
         relay.exchange = self._send(step.path, step.body, relay, upstream_headers(step.content_type))
         return relay
@@ -360,27 +352,26 @@ class Attempt:
             return Ending.CLIENT_STALLED
         return Ending.CLIENT_GONE if request.client_left else Ending.COMPLETE
 
-    def _interrupted(self, relay: Relay) -> Interrupted:
+    def _interrupted(self, relay: Relay, log: TokenLog, kept: Resumable) -> Interrupted:
         """End the exchange. Return what another worker needs to continue the answer."""
-        assert self._kept is not None
-        assert self._log is not None
         translator = relay.translator
         failure = translator.failure
         cause = classify_stream_failure(failure) if failure is not None else Lost("lost in mid-stream")
-        interrupted = Interrupted(
-            translator, relay.headers, self._request.client, self._log, self._kept, relay.loss, cause
-        )
+        interrupted = Interrupted(translator, relay.headers, self._request.client, log, kept, relay.loss, cause)
         self._end_relay(relay)
         return interrupted
 
-    def _end(self, ending: Ending, relay: Relay, *, goes_on: bool = False) -> None:
-        """Note the ending and its effect on the worker. `goes_on`: the worker does, after a complete answer."""
+    def _end(self, ending: Ending, relay: Relay, *, before: int = 0, goes_on: bool = False) -> None:
+        """Note the ending and its effect on the worker.
+
+        `before`: tokens that another worker generated. `goes_on`: the worker does, after a complete answer.
+        """
         self._request.record.outcome = str(ending)
         translator = relay.translator
         tokens = self._end_relay(relay)
         match ending:
             case Ending.COMPLETE:
-                self._outcome = Completed(max(0, tokens - self._resumed_from))
+                self._outcome = Completed(max(0, tokens - before))
                 if self._exchange is not None and not (translator.cut_off or goes_on):
                     self._exchange.finish()
                     self._exchange = None

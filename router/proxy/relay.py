@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from vllama_pool.router.errors import AttemptFailed, Lost
 from vllama_pool.router.protocol.operation import StreamTranslator
@@ -26,6 +26,9 @@ WORKER_LOST = "the worker was lost while it was answering; send the request agai
 
 class Stage(Protocol):
     """Between a worker's bytes and the translator."""
+
+    continues: ClassVar[bool]
+    """The client's response has begun with another worker's answer."""
 
     def feed(self, data: bytes, /) -> bytes:
         """Return what the translator reads."""
@@ -52,8 +55,7 @@ class Relay:
 
     __slots__ = (
         *("_client", "_client_stall", "_drain", "_ending", "headers", "_held", "_loop", "_on_begin", "_over"),
-        *("_begun", "_refusal", "_relaying", "_stage", "_stream", "ended", "exchange", "interruptible", "loss", "size"),
-        "translator",
+        *("_refusal", "_relaying", "_stage", "_stream", "ended", "exchange", "loss", "size", "translator"),
     )
 
     def __init__(
@@ -66,13 +68,11 @@ class Relay:
         stream: bool,
         client_stall: float,
         stage: Stage | None = None,
-        interruptible: bool = False,
-        begun: bool = False,
     ) -> None:
         """`headers`: of the client's response. `on_begin` is called before a streamed response begins.
 
         `client_stall`: seconds for which the client may read nothing. `stage`: passes the worker's bytes to the
-        translator. `interruptible`: another worker may continue the answer. `begun`: the client's response has.
+        translator; with one, another worker may continue the answer, or is continued.
         """
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Ending] = self._loop.create_future()
@@ -94,12 +94,13 @@ class Relay:
         """Of a response that was written, but that the client has not read."""
         self._held = b""
         self._stage = stage
-        self._begun = begun
-        self.interruptible = interruptible
-        self.loss = ""
-        """The client's error, if nobody continues an interrupted answer."""
         self._refusal: tuple[int, Mapping[str, str], bytearray] | None = None
         self._drain: asyncio.Task[None] | None = None
+
+    @property
+    def interruptible(self) -> bool:
+        """True if another worker may continue the answer."""
+        return self._stage is not None and not self._stage.continues
 
     @property
     def waits_for_client(self) -> bool:
@@ -198,7 +199,7 @@ class Relay:
             return
         self._on_begin()
         self._relaying = True
-        if not self._begun:
+        if self._stage is None or not self._stage.continues:
             self._client.start(200, self.headers)
         out, self._held = self._held, b""
         translator = self.translator
@@ -227,7 +228,7 @@ class Relay:
             self._finish(out + translator.finish(), Ending.COMPLETE)
 
     def _interrupt(self, text: str) -> None:
-        self.loss = text
+        self.loss = text  # the client's error, if nobody continues the answer
         self._settle(Ending.INTERRUPTED)
 
     def _finish(self, out: bytes, ending: Ending) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ class Seam:
 
     Emits the text that the first worker held back. Looks for stop strings as vLLM does, in the text of both halves.
     """
+
+    continues: ClassVar[bool] = True
 
     __slots__ = (
         *(

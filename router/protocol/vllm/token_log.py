@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, is_whole, payloads
@@ -41,6 +42,8 @@ class Progress:
 
 class TokenLog:
     """Belongs to one exchange."""
+
+    continues: ClassVar[bool] = False
 
     __slots__ = ("_log", "_prefix", "_skip", "_splitter", "_strips", "_within_event", "overflowed")
 
