@@ -162,7 +162,7 @@ def _ready_view(
         state.pool,
         state.routes,
         queues=state.admission.queues,
-        registry_read=lambda: state.sources.discovery.polled,
+        registry_read=lambda: state.sources.discovery.known,
         now=time.monotonic,
         on_asked=on_asked,
     )

@@ -12,6 +12,7 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.discovery.drains import Drains
 from vllama_pool.router.discovery.health_probe import PROBE_TIMEOUT, health_probe
 from vllama_pool.router.discovery.registry_loop import Discovery
+from vllama_pool.router.discovery.saved_view import SavedView
 from vllama_pool.router.discovery.static_workers import StaticWorkers
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
 from vllama_pool.router.virtual_models.change_plans import UNSIGNED, WRITES_OFF
@@ -21,6 +22,7 @@ from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, connect
+from vllama_pool.workers.registry.view_file import view_file
 from vllama_pool.workers.vllm.probe import http_client
 from vllama_pool.workers.vllm.trust_store import TrustStore
 
@@ -40,8 +42,8 @@ class Sources:
 
     @property
     def caught_up(self) -> bool:
-        """True once the registry's workers and virtual models have been read."""
-        return self.discovery.polled and self.sync.has_read
+        """True once the registry's workers and virtual models have been read, or a saved view replaces them."""
+        return self.discovery.restored or (self.discovery.polled and self.sync.has_read)
 
     def loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
         return self.discovery.run(), self.static.run()
@@ -83,6 +85,7 @@ def open_sources(
         router_id=router_id,
         models=sync,
         drains=drains,
+        saved=saved_view(settings),
     )
     static = StaticWorkers(workers, pool, control, endpoints, key=key)
     return Sources(discovery, static, sync, drains, (control.aclose, probes.aclose, redis.aclose))
@@ -112,6 +115,12 @@ def writes_refusal(settings: RouterSettings) -> str:
     if not settings.model_writes:
         return WRITES_OFF
     return "" if policy.secret or policy.allow_unsigned else UNSIGNED
+
+
+def saved_view(settings: RouterSettings) -> SavedView | None:
+    """Return None for the embedded registry, which starts with the routers, and without a private folder."""
+    file = view_file(settings.registry)
+    return SavedView(file) if file is not None else None
 
 
 def save_file(settings: RouterSettings) -> SaveFile | None:

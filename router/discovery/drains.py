@@ -60,6 +60,11 @@ class Drains:
         """False if routers would refuse what this one writes: a shared Redis without a fleet secret."""
         return self._secret is not None or self._allow_unsigned
 
+    @property
+    def entries(self) -> dict[str, bytes]:
+        """What is known to be asked of workers, as the registry keeps it."""
+        return dict(self._entries)
+
     def polled(self, entries: Mapping[str, bytes]) -> None:
         """Follow all entries of the registry."""
         for worker_id, entry in entries.items():

@@ -77,6 +77,11 @@ class FeedClock:
         """Stop for GRACE. Call it after `polled`."""
         self._frozen_until = now + GRACE
 
+    @property
+    def total(self) -> float:
+        """At the last poll."""
+        return self._total
+
     def running(self, now: float) -> bool:
         return self.up and now >= self._frozen_until
 
@@ -97,6 +102,8 @@ class Member:
         """The latest probe. Beats do not reset a bad one: the agent may reach what this router cannot."""
         self.registered = True
         """True while the registry holds its record."""
+        self.restored = False
+        """True for a worker of the saved view until its first beat."""
 
     def __repr__(self) -> str:
         return f"<Member {self.found.record.id} {self.liveness.value}, last beat at {self.beat_at:.1f}>"
@@ -121,6 +128,11 @@ class Membership:
     def __len__(self) -> int:
         return len(self._members)
 
+    @property
+    def found(self) -> dict[str, tuple[Discovered, LoadReport]]:
+        """The members and their latest reports, by id."""
+        return {worker_id: (member.found, member.beat.load) for worker_id, member in self._members.items()}
+
     def get(self, worker_id: str) -> Member | None:
         return self._members.get(worker_id)
 
@@ -140,6 +152,16 @@ class Membership:
 
     def poll_failed(self) -> None:
         self._clock.poll_failed()
+
+    def restore(self, *saved: Discovered) -> None:
+        """Add workers of the saved view. They are down until a probe or a beat, and leave if none registers."""
+        new = [found for found in saved if found.record.id not in self._members]
+        self._sink.put(*new)
+        for found in new:
+            member = Member(found, Beat(found.record.generation, 0, found.load or LoadReport()), self._clock.total)
+            member.liveness, member.registered, member.restored = Liveness.DOWN, False, True
+            self._members[found.record.id] = member
+            self._sink.mark_down(found.record.id)
 
     def polled(self, since: Version, snapshot: Snapshot, found: Mapping[str, Discovered], now: float) -> bool:
         """`since` is `version` when the poll was sent; `found` are its usable records."""
@@ -237,7 +259,7 @@ class Membership:
         member = self._members.get(worker_id)
         if member is None or beat.generation != member.found.record.generation or beat == member.beat:
             return
-        member.beat = beat
+        member.beat, member.restored = beat, False
         member.beat_at = self._clock.at(now)
         member.liveness = Liveness.ALIVE
         self._sink.report(worker_id, beat.load)
@@ -249,7 +271,9 @@ class Membership:
             age = time - member.beat_at
             if member.liveness is Liveness.ALIVE and age >= LATE_AFTER:
                 member.liveness = Liveness.LATE
-            elif member.liveness is Liveness.DOWN and not member.registered and age >= FORGET_AFTER:
+            elif member.registered or age < FORGET_AFTER:
+                continue
+            elif member.liveness is Liveness.DOWN or member.restored:
                 gone.append(worker_id)
         self._remove(*gone)
         self._expire(now)

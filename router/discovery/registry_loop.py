@@ -18,6 +18,7 @@ from typing import Protocol
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.discovery.drains import Drains
 from vllama_pool.router.discovery.membership import Liveness, Membership, ProbeAnswer, WorkerSink
+from vllama_pool.router.discovery.saved_view import SavedView
 from vllama_pool.router.discovery.trust import RecordChecker
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable
 from vllama_pool.workers.registry.messages import (
@@ -32,6 +33,7 @@ from vllama_pool.workers.registry.messages import (
     WorkerDown,
     WorkerUp,
 )
+from vllama_pool.workers.registry.view_file import SavedWorker
 
 POLL_INTERVAL = 0.5
 """Seconds, with 20 % jitter."""
@@ -75,6 +77,7 @@ class Discovery:
         router_id: str | None = None,
         models: ModelListener | None = None,
         drains: Drains | None = None,
+        saved: SavedView | None = None,
     ) -> None:
         self._registry = registry
         self._checker = record_checker
@@ -85,7 +88,11 @@ class Discovery:
         self._drains = drains
         self._membership = Membership(pool)
         self._wake = asyncio.Event()
-        self._polled = asyncio.Event()
+        self._polled = False
+        self._read = asyncio.Event()
+        self._saved = saved
+        self._restored = ""
+        """Describes the saved view in use; "" for none."""
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._probed_at: dict[str, float] = {}
         self._problem = ""
@@ -99,12 +106,22 @@ class Discovery:
     @property
     def registry_problem(self) -> str:
         """Why the last poll failed; empty while the registry can be used."""
-        return self._problem
+        return f"{self._problem}; {self._restored}" if self._problem and self._restored else self._problem
 
     @property
     def polled(self) -> bool:
         """True after the first successful poll."""
-        return self._polled.is_set()
+        return self._polled
+
+    @property
+    def restored(self) -> bool:
+        """True from the use of a saved view until the first successful poll."""
+        return bool(self._restored)
+
+    @property
+    def known(self) -> bool:
+        """True once workers come from the registry or from a saved view."""
+        return self._read.is_set()
 
     @property
     def refusals(self) -> int:
@@ -120,17 +137,19 @@ class Discovery:
         return member.liveness if member is not None else None
 
     async def wait_first(self, timeout: float) -> bool:
-        """Wait for the first successful poll. Return False after `timeout` seconds."""
+        """Wait until the workers are `known`. Return False after `timeout` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._polled.wait()
-        return self.polled
+                await self._read.wait()
+        return self.known
 
     async def run(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen(), name="registry events")
                 tasks.create_task(self._poll(tasks), name="registry polls")
+                if self._saved is not None:
+                    tasks.create_task(self._saved.run(self._current), name="saved view")
         finally:
             with suppress(RegistryUnavailable, TimeoutError):
                 async with asyncio.timeout(0.5):
@@ -187,6 +206,7 @@ class Discovery:
             except RegistryUnavailable as error:
                 self._membership.poll_failed()
                 self._log_outage(str(error))
+                await self._restore()
                 full = True
             else:
                 self._log_outage("")
@@ -197,9 +217,36 @@ class Discovery:
                 full = self._apply(since, snapshot, found) or self._checker.pending
                 await self._poll_models(snapshot.models)
                 await self._restore_drains(snapshot.wants)
-                self._polled.set()
+                self._polled, self._restored = True, ""
+                self._read.set()
             self._start_probes(tasks)
             full = await self._pause() or full
+
+    async def _restore(self) -> None:
+        """Use the saved view if the registry has not answered since the start."""
+        if self._saved is None or self._polled or self._restored:
+            return
+        saved = await self._saved.load(self._checker)
+        if saved is None:
+            return
+        if self._drains is not None:
+            self._drains.polled(saved.wants)
+        self._membership.restore(*saved.workers)
+        self._restored = saved.text
+        _log.warning("%s; they get requests once they answer", saved.text)
+        self._read.set()
+
+    def _current(self) -> tuple[dict[str, SavedWorker], dict[str, bytes]] | None:
+        """Return what to save; None while the registry is away or does not hold all members."""
+        if not self.registry_up:
+            return None
+        workers: dict[str, SavedWorker] = {}
+        for worker_id, (found, load) in self._membership.found.items():
+            envelope = self._checker.envelope(found)
+            if envelope is None:
+                return None
+            workers[worker_id] = SavedWorker(envelope, load.state)
+        return workers, self._drains.entries if self._drains is not None else {}
 
     async def _poll_models(self, version: str) -> None:
         """A failure does not count as a failed poll of the workers."""

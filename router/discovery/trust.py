@@ -90,6 +90,11 @@ class RecordChecker:
         self.pending = False
         """True if a host name did not resolve: fetch the records again."""
 
+    def envelope(self, found: Discovered) -> bytes | None:
+        """Return the envelope from which this worker was made, if it is still known."""
+        known = self._accepted.get(found.record.id)
+        return known[0] if known is not None and known[1].record == found.record else None
+
     async def check_all(self, envelopes: Mapping[str, bytes]) -> dict[str, Discovered]:
         """Return the usable workers of a full set of records, by id. Forgets all others."""
         self._accepted = {key: value for key, value in self._accepted.items() if key in envelopes}

@@ -6,6 +6,7 @@ The Redis client is imported where the supervisor waits, since routers import th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -97,8 +98,11 @@ class EmbeddedRegistry:
 class ExternalRegistry:
     """A Redis or Valkey that runs elsewhere."""
 
-    def __init__(self, address: RedisAddress, fleet: str, console: Console, *, patience: float) -> None:
-        """`patience`: seconds to wait for a Redis that cannot be used yet."""
+    def __init__(
+        self, address: RedisAddress, fleet: str, console: Console, *, patience: float, has_view: Callable[[], bool]
+    ) -> None:
+        """`patience`: seconds to wait for a Redis that cannot be used yet. With a saved view of it, do not wait."""
+        self._has_view = has_view
         self._patience = patience
         self._address = address
         self._fleet = fleet
@@ -107,10 +111,14 @@ class ExternalRegistry:
     async def start(self) -> None:
         from vllama_pool.workers.registry.client import RegistryUnavailable, wait_usable
 
+        saved = await asyncio.to_thread(self._has_view)
         try:
-            await wait_usable(self._address, self._fleet, self._say, patience=self._patience)
+            await wait_usable(self._address, self._fleet, self._say, patience=0 if saved else self._patience)
         except RegistryUnavailable as error:
-            raise RegistryFailed(str(error)) from error
+            if not (saved and error.passing):
+                raise RegistryFailed(str(error)) from error
+            self._say(f"starting with the workers that this machine saved: {error}")
+            return
         self._say(str(self._address))
 
     async def wait_ready(self) -> None:

@@ -31,6 +31,7 @@ from vllama_pool.router.supervisor.worker_specs import WorkerGroup, expand_group
 from vllama_pool.router.telemetry.report_exchange import ask_processes
 from vllama_pool.router.telemetry.routing_state import ROUTING, RoutingState
 from vllama_pool.workers.agent.command_line import is_free
+from vllama_pool.workers.registry.view_file import view_file
 
 
 def serve(
@@ -106,7 +107,14 @@ def reload_note(file: Path | None) -> str:
 def registry_server(settings: RegistrySettings, console: Console) -> RegistryServer:
     if settings.redis_url is None:
         return EmbeddedRegistry(settings.state_dir, console)
-    return ExternalRegistry(settings.redis_url, settings.fleet, console, patience=settings.redis_wait)
+    file = view_file(settings)
+    return ExternalRegistry(
+        settings.redis_url,
+        settings.fleet,
+        console,
+        patience=settings.redis_wait,
+        has_view=lambda: file is not None and file.load() is not None,
+    )
 
 
 def example_commands(base_url: str, models: Sequence[str], vllama: str, *, keyed: bool = False) -> list[str]:

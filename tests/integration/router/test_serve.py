@@ -28,6 +28,10 @@ from tests.support.until import auntil, until
 from vllama_pool.router.cli.main import main
 from vllama_pool.router.supervisor.listening_socket import listen
 from vllama_pool.workers.process.lifeline import die_with_parent
+from vllama_pool.workers.registry.embedded import folder
+from vllama_pool.workers.registry.record import ModelInfo, WorkerRecord
+from vllama_pool.workers.registry.signature import sign_record
+from vllama_pool.workers.registry.view_file import SavedWorker, ViewFile
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")]
 
@@ -321,3 +325,18 @@ def test_a_running_stream_finishes_after_serve_is_killed_and_no_process_survives
     assert '"done":true' in last
     assert '"eval_count":60' in last
     until(lambda: not served.survivors(), 15, "no process survives")
+
+
+async def test_serve_starts_at_once_with_the_workers_that_it_saved(environ: dict[str, str], tmp_path: Path) -> None:
+    record = WorkerRecord(id="w", generation=1, url="http://127.0.0.1:1", models=(ModelInfo(name="m"),))
+    state = tmp_path / "state"
+    file = ViewFile(folder(state), "default")
+    file.save({"w": SavedWorker(sign_record(record, fleet="default", secret=b"0123456789abcdef"))}, {})
+    with serve_with_redis({**environ, "VLLAMA_STATE_DIR": str(state)}, tmp_path, free_ports()) as serve:
+        await auntil(lambda: serve.says("Ollama API") or serve.says("http://127.0.0.1:") or not serve.alive, 20)
+        await auntil(lambda: serve.says("workers are as this machine saved them") or not serve.alive, 20)
+        assert serve.alive
+        output = serve.log.read_text()
+    assert "starting with the workers that this machine saved: no answer from the registry" in output
+    assert "waiting up to" not in output
+    assert "topsecret" not in output

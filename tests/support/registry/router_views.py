@@ -13,6 +13,7 @@ from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.discovery.drains import Drains
 from vllama_pool.router.discovery.health_probe import PROBE_TIMEOUT, health_probe
 from vllama_pool.router.discovery.registry_loop import Discovery
+from vllama_pool.router.discovery.saved_view import SavedView
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
 from vllama_pool.workers.agent.announcer import Announcer, FencedOff
 from vllama_pool.workers.registry.client import Registry, connect
@@ -73,7 +74,9 @@ class RouterView:
 
 
 @contextlib.asynccontextmanager
-async def router_view(address: str, *, secret: bytes | None = SECRET) -> AsyncIterator[RouterView]:
+async def router_view(
+    address: str, *, secret: bytes | None = SECRET, saved: SavedView | None = None
+) -> AsyncIterator[RouterView]:
     """Follow the registry at an address. An exception in the discovery fails the test."""
     redis = connect(address)
     pool = RecordingPool()
@@ -87,7 +90,7 @@ async def router_view(address: str, *, secret: bytes | None = SECRET) -> AsyncIt
     async with http_client(PROBE_TIMEOUT) as client:
         registry = Registry(redis, FLEET)
         drains = Drains(registry, pool.drain, fleet=FLEET, secret=secret, allow_unsigned=False)
-        discovery = Discovery(registry, record_checker, pool, health_probe(client, None), drains=drains)
+        discovery = Discovery(registry, record_checker, pool, health_probe(client, None), drains=drains, saved=saved)
         task = asyncio.create_task(discovery.run())
         try:
             yield RouterView(pool, discovery, record_checker, drains, task)

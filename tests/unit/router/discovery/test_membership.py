@@ -441,3 +441,18 @@ def test_a_pause_of_this_process_advances_feed_time_by_one_step() -> None:
     fleet.poll()
     assert not fleet.members.to_probe
     assert LONGEST_STEP + 0.5 + 1.1 < TTL  # a beat's interval and a pause together stay below it
+
+
+def test_a_restored_worker_that_does_not_register_leaves_though_it_answers() -> None:
+    """Its server may belong to somebody else by now."""
+    fleet = Fleet("a")
+    record = WorkerRecord(id="old", generation=1, url="http://127.0.0.1:2")
+    fleet.members.restore(Discovered(record, Endpoint("127.0.0.1", 2)))
+    fleet.members.probed("old", ProbeAnswer.UP, fleet.now)
+    assert "old" in fleet.pool.known
+    for _ in range(int(FORGET_AFTER / LONGEST_STEP) + 2):
+        fleet.now += LONGEST_STEP
+        fleet.beat("a")
+        fleet.poll()
+    assert "old" not in fleet.pool.known
+    assert "a" in fleet.pool.known
