@@ -8,7 +8,6 @@ from tests.chaos.row import Row, Rows
 from tests.chaos.rows import clients, config, network, overload, registry, routers, workers
 
 MISSING: dict[str, str] = {
-    "F3": "streams that end with their worker are not all resumed",
     "F16": "streams that end with their worker are not all resumed",
     "F24": "a head has no deadline",
     "F25": "a head of 1 MB gets 400 instead of 431",

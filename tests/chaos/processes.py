@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,6 +22,8 @@ from tests.chaos.waiting import wait_until
 from tests.support.fleet.programs import clean_environ
 from tests.support.ports import free_ports
 from tests.support.processes import is_alive
+from tests.support.vllm.model_folder import write_model
+from tests.support.vllm.simulated import COMMAND
 from vllama_pool.router.instance import LISTEN_FD, PROCESS, RouterInstance
 from vllama_pool.workers.process.lifeline import die_with_parent
 
@@ -169,13 +172,16 @@ class Agent(Child):
 
     def __init__(self, name: str, folder: Path, env: Mapping[str, str], flags: Sequence[str]) -> None:
         super().__init__(name, folder)
-        self.env = {"VLLAMA_STATE_DIR": str(folder / f"state-{name}"), **env}
+        own = {"VLLAMA_STATE_DIR": str(folder / f"state-{name}"), "VLLAMA_VLLM": shlex.join(COMMAND)}
+        self.env = {**own, **env}
         self.port = free_ports()
         self.url = f"http://127.0.0.1:{self.port}"
         self.flags = list(flags)
+        # Streams go on at workers with the same files only, so there are files.
+        self._model = write_model(folder / "m", chat_template_dot_jinja="{{ messages }}")
 
     def start(self) -> None:
-        words = ["worker", "--model", "m", "--engine", "simulated", "--name", self.name, "--port", str(self.port)]
+        words = ["worker", "--model", str(self._model), "--name", self.name, "--port", str(self.port)]
         self.spawn([sys.executable, "-m", "vllama_pool.router.cli.main", *words, "--", *self.flags], self.env)
 
     def vllm(self) -> psutil.Process:
