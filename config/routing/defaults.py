@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,17 @@ class Defaults:
     """If the worker is lost in the middle of a streamed text, another one continues it."""
     ignores_tools: bool = False
     """Tools are dropped if the model cannot call them. Otherwise the request is refused."""
+
+    _alone: Defaults | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def without_resume(self) -> Defaults:
+        """For a model whose answers no other worker can continue. Always the same object: plans are kept by it."""
+        if not self.resumes:
+            return self
+        if self._alone is None:
+            object.__setattr__(self, "_alone", replace(self, resumes=False))
+        return self._alone or self
 
     @classmethod
     def of(cls, entry: ModelEntry) -> Defaults:

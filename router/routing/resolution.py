@@ -101,8 +101,10 @@ class Resolution:
         freely. Under a pattern, the pattern."""
         self.groups = groups
         """The replicas of each served model, in order of preference."""
-        self.defaults = defaults
-        """The routing file's options; a virtual model's override them."""
+        can_resume = any(len(group) > 1 and group.info.digest for group in groups)
+        self.defaults = defaults if can_resume else defaults.without_resume
+        """The routing file's options; a virtual model's override them. A model that only one worker serves is not asked
+        for token ids, which nobody could continue."""
         self.policy = policy
         self.virtual = virtual
         """The listed name of the requested virtual model; "" for others."""

@@ -1,4 +1,4 @@
-"""The small fault matrix: each row that should pass does, and each row whose feature is missing is known."""
+"""A part of the small fault matrix. `make chaos` runs all of it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tests.chaos.report import details, summary, table
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(400)]
 
+ROWS = ("F1", "F3", "F4", "F7", "F11", "F13", "F16", "F17", "F33", "F35")
+"""Workers, engines and registries that fail, in a minute or two."""
 PATIENCE = 3.0
 """For a machine that is shared. Nothing that is lost is forgiven."""
 
@@ -20,7 +22,7 @@ PATIENCE = 3.0
 async def test_no_fault_of_the_matrix_loses_a_request(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    findings = await run(chosen(), tmp_path, full=False, patience=PATIENCE)
+    findings = await run(chosen(ROWS), tmp_path, full=False, patience=PATIENCE)
     record_property("figure", f"{table(findings, MISSING)}\n{summary(findings)}")
     failed = [finding for finding in findings if finding.problems and finding.row.name not in MISSING]
     assert not failed, details(failed)
