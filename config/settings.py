@@ -179,6 +179,8 @@ class RouterSettings(_Settings):
     canary: Annotated[DurationOrZero, Env("VLLAMA_CANARY")] = 60.0
     """Time without a token of a worker after which the router asks for one, if requests are in progress there, its
     latest failed, or somebody asks for `/readyz`; 0 for never."""
+    poison_time: Annotated[Duration, Env("VLLAMA_POISON_TIME")] = 600.0
+    """Time for which a request that crashed two engines is refused, and for which crashes are remembered."""
 
 
 class WorkerSettings(_Settings):

@@ -8,6 +8,7 @@ Exception
 │   ├── ModelNotFound        404, in the endpoint's own words
 │   ├── TooLarge             413
 │   ├── UnknownEncoding      415: the body is compressed
+│   ├── Poison               422: the request crashes engines
 │   ├── NoWorker             503: the model is known, but no worker is available
 │   ├── ServerBusy           503: too many requests are waiting
 │   └── TooManyRequests      429: the client's key or team has too many requests in progress
@@ -72,6 +73,11 @@ class TooLarge(ClientError):
 
 class UnknownEncoding(ClientError):
     status = 415
+
+
+class Poison(ClientError):
+    status = 422
+    """SDKs do not retry it."""
 
 
 class NoWorker(ClientError):

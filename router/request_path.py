@@ -46,7 +46,7 @@ def make_request_path(
     )
     shadows = Shadows(upstream, state.routes, collaborators.rng, state.shadow_metrics, processes)
     refresh, debug = state.sources.discovery.refresh, settings.log_level == "debug"
-    forwarder = Forwarder(Shared(upstream, collaborators.rng, state.admission, refresh, debug))
+    forwarder = Forwarder(Shared(upstream, collaborators.rng, state.admission, refresh, debug, state.sources.poison))
     inference = InferenceHandler(
         routes=state.routes,
         pool=state.pool,

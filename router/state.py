@@ -95,6 +95,7 @@ def open_state(
         shadows=shadow_metrics.families,
         canaries=canary_metrics.families,
         panics=pool.panics,
+        poison=lambda: (sources.poison.refusals, len(sources.poison.listed())),
     )
     return RouterState(
         pool=pool,

@@ -15,6 +15,7 @@ from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.discovery.saved_view import SavedView
 from vllama_pool.router.discovery.static_workers import StaticWorkers
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
+from vllama_pool.router.poison.guard import PoisonGuard, Signer
 from vllama_pool.router.virtual_models.change_plans import UNSIGNED, WRITES_OFF
 from vllama_pool.router.virtual_models.model_signer import SignaturePolicy
 from vllama_pool.router.virtual_models.savefile import SaveFile
@@ -38,6 +39,7 @@ class Sources:
     static: StaticWorkers
     sync: ModelSync
     drains: Drains
+    poison: PoisonGuard
     closing: tuple[Callable[[], Awaitable[object]], ...]
 
     @property
@@ -77,6 +79,9 @@ def open_sources(
     drains = Drains(
         registry, pool.drain, fleet=policy.fleet, secret=policy.secret, allow_unsigned=policy.allow_unsigned
     )
+    poison = PoisonGuard(
+        registry, Signer(policy.fleet, policy.secret, policy.allow_unsigned), refuse_for=settings.poison_time
+    )
     discovery = Discovery(
         registry,
         record_checker(settings, endpoints),
@@ -86,9 +91,12 @@ def open_sources(
         models=sync,
         drains=drains,
         saved=saved_view(settings),
+        poison=poison,
     )
     static = StaticWorkers(workers, pool, control, endpoints, key=key)
-    return Sources(discovery, static, sync, drains, (control.aclose, probes.aclose, redis.aclose))
+    return Sources(
+        discovery, static, sync, drains, poison, (poison.aclose, control.aclose, probes.aclose, redis.aclose)
+    )
 
 
 def signature_policy(settings: RouterSettings) -> SignaturePolicy:

@@ -53,6 +53,11 @@ class Lease:
     def __repr__(self) -> str:
         return f"<Lease on {self.worker.id}{', released' if self.released else ''}>"
 
+    @property
+    def sent(self) -> float:
+        """Monotonic seconds, on the pool's clock."""
+        return self._sent
+
     def record_first_content(self) -> None:
         """Count the first content as a success, as the rest may take minutes. Idempotent."""
         if not self._has_content and not self.released:

@@ -45,7 +45,7 @@ class Worker:
     __slots__ = (
         *("id", "record", "endpoint", "slots", "position", "observers", "last_report", "reported_at", "serving"),
         *("in_flight", "down", "health", "problem", "rate", "speed", "peers", "troubled", "_others_load", "seed"),
-        *("answered_at", "free_speed", "last_failure", "pace", "full_at", "vacancies"),
+        *("answered_at", "exit_seen", "free_speed", "last_failure", "pace", "full_at", "vacancies"),
         *(
             "_full_share_at",
             "_peak",
@@ -88,6 +88,8 @@ class Worker:
         """Why the latest connection failed; "" after a success."""
         self.answered_at = float("-inf")
         """When its engine latest produced a token that this process knows of: a first content, or a reported rate."""
+        self.exit_seen = float("-inf")
+        """When this process first saw the latest end of its engine, in monotonic seconds."""
         self.last_failure: tuple[float, str] | None = None
         """Time and kind of the latest failed request or probe."""
         self.troubled = False
@@ -281,6 +283,8 @@ class Worker:
         if readmitted or self.down or ready is not self.serving:
             self._changed()
         elapsed = now - self.reported_at if self.reported_at is not None else 0.0
+        if load.exit != self.last_report.exit:
+            self.exit_seen = now
         self.last_report = load
         self.serving = ready
         self.down = False

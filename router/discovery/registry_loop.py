@@ -25,6 +25,7 @@ from vllama_pool.workers.registry.messages import (
     Event,
     ModelAck,
     ModelChanged,
+    PoisonNews,
     Snapshot,
     Subscribed,
     Version,
@@ -63,6 +64,15 @@ class ModelListener(Protocol):
     def acknowledged(self, event: ModelAck) -> None: ...
 
 
+class PoisonListener(Protocol):
+    """Follows what routers tell each other about crashed engines."""
+
+    def heard(self, envelope: bytes) -> None: ...
+
+    async def catch_up(self) -> None:
+        """Read what was stored before. Raises RegistryUnavailable."""
+
+
 class Discovery:
     """Runs both loops for one router process."""
 
@@ -78,6 +88,7 @@ class Discovery:
         models: ModelListener | None = None,
         drains: Drains | None = None,
         saved: SavedView | None = None,
+        poison: PoisonListener | None = None,
     ) -> None:
         self._registry = registry
         self._checker = record_checker
@@ -86,6 +97,7 @@ class Discovery:
         self._router_id = router_id or secrets.token_hex(8)
         self._models = models
         self._drains = drains
+        self._poison = poison
         self._membership = Membership(pool)
         self._wake = asyncio.Event()
         self._polled = False
@@ -177,10 +189,17 @@ class Discovery:
             case WorkerDown(worker_id, version, generation):
                 return self._membership.left(version, worker_id, generation)
             case Subscribed():
+                if self._poison is not None:
+                    with suppress(RegistryUnavailable):  # the next subscription tries again
+                        await self._poison.catch_up()
                 return True
             case ModelChanged() | ModelAck():
                 if self._models is not None:
                     await self._handle_model(event, self._models)
+                return False
+            case PoisonNews(envelope):
+                if self._poison is not None:
+                    self._poison.heard(envelope)
                 return False
             case WantChanged():
                 if self._drains is not None:

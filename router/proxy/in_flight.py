@@ -16,7 +16,9 @@ from vllama_pool.router.balance.policies.least_load import least_load
 from vllama_pool.router.balance.retry import Retry, most_specific
 from vllama_pool.router.balance.select import choose, find
 from vllama_pool.router.balance.worker import Replica, Worker
-from vllama_pool.router.errors import AttemptFailed, ClientError, ContextTooLong, ModelGone, ServerBusy
+from vllama_pool.router.errors import AttemptFailed, ClientError, ContextTooLong, Lost, ModelGone, ServerBusy
+from vllama_pool.router.poison.guard import PoisonGuard
+from vllama_pool.router.poison.trials import Trial
 from vllama_pool.router.protocol.operation import DirectResponse
 from vllama_pool.router.proxy.attempt import Attempt, ForwardRequest, Upstream
 from vllama_pool.router.proxy.client_writer import ClientWriter
@@ -32,7 +34,7 @@ from vllama_pool.router.proxy.worker_turn import WorkerTurn
 from vllama_pool.router.routing.resolution import Reason, Resolution
 from vllama_pool.router.telemetry.decisions import Choice, choice_of
 from vllama_pool.router.telemetry.request_record import RequestRecord
-from vllama_pool.router.upstream.interface import TransportError
+from vllama_pool.router.upstream.interface import ConnectFailed, ResponseTimeout, TransportError
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class Shared:
     """Called when a worker answers 404 for a model in its record, which is then stale."""
     debug: bool = False
     """Log each choice and answer."""
+    poison: PoisonGuard | None = None
 
 
 class InFlight:
@@ -61,7 +64,7 @@ class InFlight:
     """
 
     __slots__ = (
-        *("_attempt", "_caps", "_recovery", "_resuming", "_seat", "_shared", "_task"),
+        *("_attempt", "_caps", "_recovery", "_resuming", "_seat", "_shared", "_task", "_trial"),
         *("call", "client", "client_left", "on_answer", "on_send", "record", "waiting"),
     )
 
@@ -84,6 +87,8 @@ class InFlight:
         self._resuming = False
         self._recovery: Recovery | None = None
         """Once something has failed."""
+        self._trial: Trial | None = None
+        """The request was in progress on an engine that crashed, and no other one has answered it yet."""
         self.call = call
         self.record = record
         self.client = client
@@ -99,6 +104,8 @@ class InFlight:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.close()
+        if self._trial is not None:
+            self._trial.end()
         self._seat.leave(served=attempt is not None)
         if self._caps is not None:
             self._caps.end()
@@ -109,10 +116,13 @@ class InFlight:
         model cannot answer, a fallback takes over.
 
         Returns a response that the preflight sufficed for, unsent. Raises NoWorker, ServerBusy, the most specific
-        failure as ClientError, and ClientGone.
+        failure as ClientError, Poison, and ClientGone.
         """
         shared = self._shared
+        poison = shared.poison
         try:
+            if poison is not None and poison.refused:
+                await poison.check(self.call.operation.name, self.call.request, self.call.decision.size)
             if self.call.grant.caps:
                 await self._take_caps()
             try:
@@ -128,6 +138,8 @@ class InFlight:
                 if attempt is None:
                     continue
                 self._attempt = attempt
+                if self._recovery is not None and self._recovery.crashes and not await self._begin_trial(attempt):
+                    continue
                 if self.on_send is not None:
                     on_send, self.on_send = self.on_send, None
                     on_send()
@@ -138,10 +150,16 @@ class InFlight:
                     return None
                 except TransportError as error:
                     failure: AttemptFailed = transport_failure(error)
+                    lost = not isinstance(error, ConnectFailed | ResponseTimeout)
                 except AttemptFailed as error:
                     failure = error.with_traceback(None)  # its frames hold the request, and refer to the failure
+                    lost = isinstance(failure, Lost)
                 attempt.fail(failure)
                 self._recover().note(attempt.replica, failure)
+                if lost and poison is not None:
+                    await self._look_for_crash(poison, attempt.replica, attempt.lease.sent)
+                if self._trial is not None:
+                    self._end_trial()
                 delay = await self._next_step(failure)
                 if delay is None:
                     raise self._take_error()
@@ -249,6 +267,35 @@ class InFlight:
         if recovery is None:
             recovery = self._recovery = Recovery(self.call, self.record)
         return recovery
+
+    async def _look_for_crash(self, poison: PoisonGuard, replica: Replica, sent: float) -> None:
+        """The connection was lost: did the engine die by itself? Raises Poison if that is the second one."""
+        call, recovery = self.call, self._recover()
+        name, size = call.operation.name, call.decision.size
+        if await poison.met_crash(replica.worker, sent, name, call.request, size, recovery.crashes):
+            recovery.crashes += 1
+
+    async def _begin_trial(self, attempt: Attempt) -> bool:
+        """Wait until the worker has no other request of a crash. Return False if another worker must be chosen."""
+        poison, call = self._shared.poison, self.call
+        assert poison is not None  # it has found the crash
+        name, size = call.operation.name, call.decision.size
+        acquitted = self._recover().acquit
+        self._trial = trial = await poison.begin_trial(attempt.replica.worker, name, call.request, size, acquitted)
+        if trial is None:
+            attempt.close()
+            self._attempt = None
+            return False
+        trial.begun = self._answer_begun
+        return True
+
+    def _answer_begun(self) -> bool:
+        return self._attempt is not None and (not self.waiting or self._attempt.begun)
+
+    def _end_trial(self) -> None:
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            trial.end()
 
     def _choose(self) -> Replica | None:
         """Return the worker of the next attempt; None if none is left, or the request must wait for one."""

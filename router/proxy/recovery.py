@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 class Recovery:
     """Made when something fails, or asks whether it may: most requests need none."""
 
-    __slots__ = ("_call", "_record", "_spoiled", "context", "failures", "fallbacks", "seeks_room", "tried")
+    __slots__ = ("_call", "_record", "_spoiled", "context", "crashes", "failures", "fallbacks", "seeks_room", "tried")
 
     def __init__(self, call: ForwardRequest, record: RequestRecord) -> None:
         self._call = call
@@ -32,6 +32,8 @@ class Recovery:
         """Of the present model."""
         self._spoiled: tuple[str, ...] = ()
         """Workers that get no attempt for other models either."""
+        self.crashes = 0
+        """Engines that died by themselves with the request in progress, since another one last began to answer it."""
         self.context = 0
         """One in tokens that was too small."""
         self.seeks_room = False
@@ -55,6 +57,10 @@ class Recovery:
         self._record.failures.append(name)
         if spoils_worker(failure):
             self._spoiled += (replica.worker.id,)
+
+    def acquit(self) -> None:
+        """Another engine has begun to answer the request."""
+        self.crashes = 0
 
     def begin_model(self) -> None:
         """A fallback takes over."""

@@ -21,6 +21,15 @@ PROCESS = "process"
 """Label with the process index. Summed counters would reset whenever one process restarts."""
 
 
+class RefusedRequest(msgspec.Struct, frozen=True):
+    """A request that is refused because it crashes engines."""
+
+    digest: str
+    evidence: str
+    seconds: float
+    """Until it is accepted again."""
+
+
 class ProcessReport(msgspec.Struct, frozen=True):
     workers: tuple[WorkerView, ...]
     registry_up: bool
@@ -32,6 +41,7 @@ class ProcessReport(msgspec.Struct, frozen=True):
     """Ids of the workers that operators drain, present or not."""
     panics: tuple[str, ...] = ()
     """Models of which so few workers are healthy that breakers are ignored."""
+    refused: tuple[RefusedRequest, ...] = ()
 
 
 class Processes(msgspec.Struct, frozen=True):
@@ -54,6 +64,8 @@ class WorkersPage(msgspec.Struct, frozen=True):
     """Ids of drained workers that no process knows now."""
     panics: tuple[str, ...] = ()
     """Models for which a process ignores breakers, as less than half of their workers are healthy."""
+    refused: tuple[RefusedRequest, ...] = ()
+    """Of all processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +90,7 @@ def workers_page(reports: ProcessReports) -> WorkersPage:
         routing_files(reports),
         tuple(sorted({one for report in reports.by_process.values() for one in report.drained} - views.keys())),
         tuple(sorted({name for report in reports.by_process.values() for name in report.panics})),
+        tuple({one.digest: one for report in reports.by_process.values() for one in report.refused}.values()),
     )
 
 

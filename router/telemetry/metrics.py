@@ -42,6 +42,8 @@ class Readings:
     panics: Callable[[float], Iterable[tuple[str, bool]]] = lambda now: ()
     """Served models, and whether breakers are ignored for them."""
     routing_file: Callable[[], RoutingFileState | None] = lambda: None
+    poison: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    """Refusals so far of requests that crash engines, and different requests that are refused now."""
 
 
 class QueueState(Protocol):
@@ -191,6 +193,14 @@ class RouterMetrics:
             ("model",),
             {(name,): float(panics) for name, panics in readings.panics(readings.now())},
         )
+        refusals, refused = readings.poison()
+        yield Family(
+            "vllama_poison_refused_total",
+            "Requests refused because they crash engines.",
+            "counter",
+            series={(): refusals},
+        )
+        yield Family("vllama_poison_digests", "Different requests that are refused now.", "gauge", series={(): refused})
         yield from queue_gauges(readings.queues(), readings.worker_queues())
         if (state := readings.routing_file()) is not None:
             yield from routing_file_families(state)

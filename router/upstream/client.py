@@ -84,7 +84,7 @@ class UpstreamClient:
         try:
             connection = await self._connect(exchange.endpoint, exchange.connect_timeout)
         except TransportError as error:
-            exchange.fail(error)
+            exchange.connect_failed(error)
         else:
             connection.begin(exchange)
 

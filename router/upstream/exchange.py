@@ -99,6 +99,10 @@ class UpstreamExchange:
         """Send the request on a new connection."""
         self._connecting = self._owner.connect(self)
 
+    def connect_failed(self, error: TransportError) -> None:
+        """No connection was made. A worker that had the request before has died with it, as far as anybody can know."""
+        self.fail(ConnectionLost(f"the connection was lost, then {error}") if self._replayed else error)
+
     # called by the connection
 
     def begin(self, connection: ExchangeTransport) -> None:

@@ -76,8 +76,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         ),
         "router/telemetry",
     },
+    "router/poison": {"config", "router/balance", "router/errors.py", "router/offload.py", "workers/registry"},
     "router/proxy": {
         *("config/routing", "router/admission", "router/balance", "router/errors.py", "router/offload.py"),
+        "router/poison",
         *("router/protocol", "router/protocol/vllm", "router/routing", "router/telemetry", "router/upstream"),
     },
     "router/discovery": {
@@ -111,8 +113,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "router/explainer.py": {"router/balance", "router/errors.py", "router/protocol", "router/routing"},
     "router/wiring.py": {
-        *("config", "config/routing", "router/balance", "router/discovery", "router/virtual_models"),
-        *("workers/registry", "workers/vllm"),
+        *("config", "config/routing", "router/balance", "router/discovery", "router/poison"),
+        *("router/virtual_models", "workers/registry", "workers/vllm"),
     },
     "router/state.py": {
         *("config", "config/routing", "router/admission", "router/balance", "router/protocol"),
@@ -286,12 +288,14 @@ def test_a_library_is_imported_only_at_its_edge(library: str) -> None:
             assert within(module, THIRD_PARTY[library]), f"{module} imports {library}"
 
 
-def test_only_discovery_and_virtual_models_read_the_registry() -> None:
+def test_only_discovery_virtual_models_and_poison_read_the_registry() -> None:
     client = "workers/registry/client.py"
     readers = {module for module in modules() if module.startswith("router/") and client in set(ours(module))}
     assert readers <= {
         "router/discovery/drains.py",
         "router/discovery/registry_loop.py",
+        "router/poison/guard.py",
+        "router/poison/trials.py",
         "router/virtual_models/sync.py",
         "router/wiring.py",
         "router/supervisor/registry_server.py",

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
 import redis.asyncio as aioredis
 from redis.asyncio.connection import SSLConnection
@@ -203,6 +203,9 @@ class Registry:
             redis.register_script((folder / f"{name}.lua").read_text("utf-8"))
             for name in ("register", "beat", "deregister", "snapshot", "models", "put_model", "want")
         )
+        self._begin_trial, self._end_trial = (
+            redis.register_script((folder / f"{name}.lua").read_text("utf-8")) for name in ("trial", "end_trial")
+        )
 
     # --- agents ---
 
@@ -280,6 +283,36 @@ class Registry:
             raise ValueError(f"{worker_id!r} is not a worker id")
         with _mapped(self._redis), _understood(self._where):
             return bytes(await self._run(self._put_want, [self._keys.want], [self._keys.ev, worker_id, entry]))
+
+    async def publish_poison(self, envelope: bytes) -> None:
+        """Tell all routers about crashed engines or refused requests."""
+        with _mapped(self._redis):
+            await self._redis.publish(self._keys.ev, b"poison\n" + envelope)
+
+    async def refusals(self) -> dict[str, bytes]:
+        """Return the envelopes of refused requests by digest, unverified."""
+        with _mapped(self._redis), _understood(self._where):
+            stored = cast("dict[bytes, bytes]", await self._redis.hgetall(self._keys.poison))
+            return {_text(key): bytes(value) for key, value in stored.items()}
+
+    async def put_refusal(self, digest: str, envelope: bytes) -> None:
+        with _mapped(self._redis):
+            await self._redis.hset(self._keys.poison, digest, envelope)
+
+    async def drop_refusals(self, *digests: str) -> None:
+        with _mapped(self._redis):
+            await self._redis.hdel(self._keys.poison, *digests)
+
+    async def begin_trial(self, worker_id: str, owner: str, seconds: float) -> bool:
+        """Reserve the worker for one suspect request. Return False if another router tries one."""
+        with _mapped(self._redis), _understood(self._where):
+            return bool(
+                await self._run(self._begin_trial, [self._keys.trials], [worker_id, owner, int(seconds * 1000)])
+            )
+
+    async def end_trial(self, worker_id: str, owner: str) -> None:
+        with _mapped(self._redis):
+            await self._run(self._end_trial, [self._keys.trials], [worker_id, owner])
 
     async def retire_router(self, router: str) -> None:
         with _mapped(self._redis):

@@ -42,6 +42,11 @@ class Keys:
     #: HASH worker id -> "revision\nenvelope" of what operators ask of the worker. Written by routers, and after a flush
     #: by agents too. Stays when the worker leaves.
     want: str
+    #: HASH digest -> signed envelope of a request that routers refuse, for those that start later. Dropped by each
+    #: router's own clock.
+    poison: str
+    #: HASH worker id -> "owner:Redis time in ms at which it ends": the one suspect request that a worker is tried with.
+    trials: str
 
     @classmethod
     def of(cls, fleet: str) -> Keys:
@@ -49,7 +54,9 @@ class Keys:
         if not _FLEET.fullmatch(fleet):
             raise ValueError(f"{fleet!r} is not a valid fleet name; use up to 64 letters, digits, '.', '_' and '-'")
         tag = f"{{vllama:{fleet}}}:"
-        return cls(*(tag + name for name in ("meta", "w", "load", "hbz", "routers", "ev", "vm", "want")))
+        return cls(
+            *(tag + name for name in ("meta", "w", "load", "hbz", "routers", "ev", "vm", "want", "poison", "trials"))
+        )
 
 
 def check_worker_id(worker_id: str) -> str:

@@ -105,7 +105,15 @@ class WantChanged:
     """Unverified."""
 
 
-Event = Subscribed | WorkerUp | WorkerDown | WorkerBeat | ModelChanged | ModelAck | WantChanged
+@dataclass(frozen=True, slots=True)
+class PoisonNews:
+    """Routers tell each other about crashed engines and the requests that they refuse."""
+
+    envelope: bytes
+    """Unverified."""
+
+
+Event = Subscribed | WorkerUp | WorkerDown | WorkerBeat | ModelChanged | ModelAck | WantChanged | PoisonNews
 
 
 def encode_beat(beat: Beat) -> str:
@@ -200,6 +208,8 @@ def decode_event(data: bytes) -> Event | None:
             case b"want":
                 worker_id, entry = rest.split(b"\n", 1)
                 return WantChanged(worker_id.decode(), entry)
+            case b"poison":
+                return PoisonNews(rest)
     except ValueError:
         return None
     return None

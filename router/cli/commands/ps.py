@@ -36,6 +36,9 @@ def command(base_url: str | None, as_json: bool) -> None:
         click.echo("no workers; start one with: vllama worker --model MODEL")
     for worker_id in page.drained_absent:
         click.echo(printable(f"{worker_id} is drained and absent; vllama undrain {worker_id} ends that"))
+    for refused in page.refused:
+        minutes = max(1, round(refused.seconds / 60))
+        click.echo(printable(f"request {refused.digest[:12]} is refused for {minutes} min: {refused.evidence}"))
     for line in revision_lines(page.routing_file, time.time()):
         click.echo(printable(line))
     for line in problem_lines(page.routing_file):

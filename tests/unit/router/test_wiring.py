@@ -98,7 +98,9 @@ async def test_closing_the_sources_closes_every_client() -> None:
         closed.append("redis")
 
     sources = open_sources(settings(), (), Pool(time.monotonic), ModelStore(), tuple)
-    assert len(sources.closing) == 3
+    assert len(sources.closing) == 4
     await sources.aclose()
-    await Sources(sources.discovery, sources.static, sources.sync, sources.drains, (control, redis)).aclose()
+    await Sources(
+        sources.discovery, sources.static, sources.sync, sources.drains, sources.poison, (control, redis)
+    ).aclose()
     assert closed == ["control", "redis"]

@@ -1,0 +1,297 @@
+"""Refuses requests that crash engines: the poison guard of one router process.
+
+A request is poison if two engines died by themselves with it in flight, and it is the only one that they had in common.
+Agents report how engines ended; routers tell each other through the registry which requests a crashed engine had. On
+the way of a request that fails nowhere, only `refused` is looked at, which is nearly always empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from vllama_pool.router.balance.worker import Worker
+from vllama_pool.router.errors import Poison
+from vllama_pool.router.offload import offload
+from vllama_pool.router.poison.digest import digest_of
+from vllama_pool.router.poison.evidence import CrashId, Evidence
+from vllama_pool.router.poison.news import CrashNews, News, Refused, decode_news, encode_news
+from vllama_pool.router.poison.trials import Trial, Trials, TrialStore
+from vllama_pool.workers.registry.client import RegistryUnavailable
+from vllama_pool.workers.registry.record import EngineExit, WorkerState
+from vllama_pool.workers.registry.signature import RecordRefused
+
+REPORT_TIMEOUT = 0.5
+"""Seconds to wait for the agent's report on an engine that a connection was lost to. It usually takes 10 to 200 ms."""
+SECOND_TIMEOUT = 3.0
+"""Seconds to wait after the second such connection of a request."""
+POLL = 0.01
+"""Seconds."""
+SETTLE = 0.15
+"""Seconds from a crash until all routers have reported their requests."""
+MAX_REFUSED = 1000
+"""Digests that are refused at once."""
+
+_log = logging.getLogger(__name__)
+
+
+class NewsStore(TrialStore, Protocol):
+    async def put_refusal(self, digest: str, envelope: bytes) -> None: ...
+
+    async def drop_refusals(self, *digests: str) -> None: ...
+
+    async def refusals(self) -> dict[str, bytes]: ...
+
+    async def publish_poison(self, envelope: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    evidence: str
+    until: float
+    """Monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    fleet: str
+    secret: bytes | None
+    allow_unsigned: bool
+
+
+class PoisonGuard:
+    def __init__(
+        self,
+        store: NewsStore,
+        signer: Signer,
+        *,
+        refuse_for: float,
+        clock: Callable[[], float] = time.monotonic,
+        settle: float = SETTLE,
+        report_timeout: float = REPORT_TIMEOUT,
+        second_timeout: float = SECOND_TIMEOUT,
+    ) -> None:
+        """`refuse_for`: seconds. `clock`: that of the pool."""
+        self.refused: dict[str, Refusal] = {}
+        """By digest."""
+        self.refusals = 0
+        """Refused requests so far."""
+        self._store = store
+        self._signer = signer
+        self._refuse_for = refuse_for
+        self._clock = clock
+        self._settle = settle
+        self._timeouts = (report_timeout, second_timeout)
+        self._evidence = Evidence(refuse_for)
+        self._unsent: dict[CrashId, tuple[str, set[str]]] = {}
+        """Cause and digests that other routers have not been told."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._judging: asyncio.Task[None] | None = None
+        self._unjudged = False
+        self._trials = Trials(store, self._start)
+
+    def __repr__(self) -> str:
+        return f"<PoisonGuard {len(self._evidence)} crashes, {len(self.refused)} refused>"
+
+    # --- requests ---
+
+    async def check(self, operation: str, request: Any, size: int) -> None:
+        """Call if `refused` is not empty. `size`: bytes of the body. Raises Poison."""
+        self._expire()
+        if self.refused:
+            self._raise_if_refused(await offload(size, digest_of, operation, request))
+
+    async def met_crash(self, worker: Worker, sent: float, operation: str, request: Any, size: int, met: int) -> bool:
+        """Note a request whose connection to the worker was lost. Return True if the engine died by itself.
+
+        `sent`: on the pool's clock. `met`: crashes that the request has met before. Waits for the agent's report.
+        Raises Poison if this is the second one: the request is not sent to a third engine.
+        """
+        exit = await self._exit_of(worker, sent, self._timeouts[1 if met else 0])
+        if exit is None or not exit.crashed:
+            return False
+        digest = await offload(size, digest_of, operation, request)
+        crash = CrashId(worker.id, worker.record.generation, exit.number)
+        if digest:
+            self._evidence.add(crash, exit.cause, (digest,), self._clock())
+            self._unsent.setdefault(crash, (exit.cause, set()))[1].add(digest)
+        judging = self._judge_later()
+        if met:
+            await asyncio.shield(judging)
+            self._raise_if_refused(digest)
+            self.refusals += 1
+            raise Poison(
+                "the engines of two workers crashed while they worked on this request, so it is not sent to a third"
+            )
+        return True
+
+    async def begin_trial(
+        self, worker: Worker, operation: str, request: Any, size: int, acquitted: Callable[[], None]
+    ) -> Trial | None:
+        """Wait until the worker has no other request of a crash. Return None if the worker is gone by then.
+
+        `acquitted` is called when the worker begins to answer.
+        """
+        digest = await offload(size, digest_of, operation, request)
+        trial = await self._trials.begin(worker)
+        if trial is not None:
+            trial.on_begun = lambda: self._acquit(digest, acquitted)
+        return trial
+
+    async def _exit_of(self, worker: Worker, sent: float, timeout: float) -> EngineExit | None:
+        """Return the end of the engine that was running at `sent`, if its agent reports one in time."""
+        deadline = self._clock() + timeout
+        while worker.last_report.exit is not None and worker.last_report.state is not WorkerState.DRAINING:
+            if worker.exit_seen > sent:
+                return worker.last_report.exit
+            if self._clock() >= deadline:
+                break
+            await asyncio.sleep(POLL)
+        return None
+
+    def _raise_if_refused(self, digest: str) -> None:
+        refusal = self.refused.get(digest)
+        if refusal is not None:
+            self.refusals += 1
+            left = max(1, round((refusal.until - self._clock()) / 60))
+            raise Poison(f"this request is refused for another {left} min: {refusal.evidence}")
+
+    def listed(self) -> list[tuple[str, str, float]]:
+        """Return digest, evidence and remaining seconds of each refused request."""
+        self._expire()
+        now = self._clock()
+        return [(digest, refusal.evidence, refusal.until - now) for digest, refusal in self.refused.items()]
+
+    # --- judging ---
+
+    def _acquit(self, digest: str, acquitted: Callable[[], None]) -> None:
+        acquitted()
+        if not digest:
+            return
+        self._evidence.answered(digest)
+        for _, digests in self._unsent.values():
+            digests.discard(digest)
+        self._start(self._publish(News(answered=(digest,))))
+
+    def _judge_later(self) -> asyncio.Task[None]:
+        """Judge what is known now when the other routers had time to add what they know."""
+        self._unjudged = True
+        if self._judging is None:
+            self._judging = self._start(self._tell_and_judge())
+        return self._judging
+
+    async def _tell_and_judge(self) -> None:
+        try:
+            while self._unjudged:
+                self._unjudged = False
+                await asyncio.sleep(self._settle / 3)  # for the other requests of this router
+                await self._tell()
+                await asyncio.sleep(self._settle)
+            self._judge()
+        finally:
+            self._judging = None
+
+    async def _tell(self) -> None:
+        unsent, self._unsent = self._unsent, {}
+        crashes = tuple(
+            CrashNews(
+                worker=crash.worker,
+                generation=crash.generation,
+                number=crash.number,
+                cause=cause,
+                digests=tuple(sorted(digests)),
+            )
+            for crash, (cause, digests) in unsent.items()
+            if digests
+        )
+        if crashes:
+            await self._publish(News(crashes=crashes))
+
+    def _judge(self) -> None:
+        now = self._clock()
+        for culprit in self._evidence.culprits(now):
+            if culprit.digest not in self.refused:
+                where = self._evidence.describe(culprit, now)
+                text = f"it was the only request that the crashed engines of two workers had in common: {where}"
+                refused = Refused(digest=culprit.digest, evidence=text, seconds=self._refuse_for)
+                self._refuse(refused)
+                self._start(self._publish_refusal(refused))
+
+    def _refuse(self, refused: Refused) -> None:
+        self._expire()
+        if refused.digest not in self.refused and len(self.refused) < MAX_REFUSED:
+            self.refused[refused.digest] = Refusal(refused.evidence, self._clock() + refused.seconds)
+            _log.warning(
+                "request %s… is refused for %.0f s: %s", refused.digest[:12], refused.seconds, refused.evidence
+            )
+
+    def _expire(self) -> None:
+        now = self._clock()
+        expired = [digest for digest, refusal in self.refused.items() if refusal.until <= now]
+        for digest in expired:
+            del self.refused[digest]
+        if expired:
+            self._start(self._drop(expired))
+
+    # --- other routers ---
+
+    def heard(self, envelope: bytes) -> None:
+        """Another router's news, or this one's own."""
+        signer = self._signer
+        try:
+            news = decode_news(envelope, fleet=signer.fleet, secret=signer.secret, allow_unsigned=signer.allow_unsigned)
+        except RecordRefused as error:
+            _log.warning("news about crashed engines are ignored: %s", error)
+            return
+        now = self._clock()
+        for crash in news.crashes:
+            self._evidence.add(CrashId(crash.worker, crash.generation, crash.number), crash.cause, crash.digests, now)
+        for digest in news.answered:
+            self._evidence.answered(digest)
+        for refused in news.refused:
+            self._refuse(refused)
+        if news.crashes:
+            self._judge_later()
+
+    async def catch_up(self) -> None:
+        """Read what was refused before this router listened. Raises RegistryUnavailable."""
+        for envelope in (await self._store.refusals()).values():
+            self.heard(envelope)
+
+    async def aclose(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _publish(self, news: News) -> None:
+        try:
+            await self._store.publish_poison(self._envelope(news))
+        except RegistryUnavailable:
+            return  # without a registry each router judges by what it has seen itself
+
+    async def _publish_refusal(self, refused: Refused) -> None:
+        news = News(refused=(refused,))
+        await self._publish(news)
+        try:
+            await self._store.put_refusal(refused.digest, self._envelope(news))
+        except RegistryUnavailable:
+            return
+
+    async def _drop(self, digests: list[str]) -> None:
+        try:
+            await self._store.drop_refusals(*digests)
+        except RegistryUnavailable:
+            return
+
+    def _envelope(self, news: News) -> bytes:
+        return encode_news(news, fleet=self._signer.fleet, secret=self._signer.secret)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

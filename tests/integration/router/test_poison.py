@@ -1,0 +1,80 @@
+"""Requests that crash engines, over routers, agents and simulated workers as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.fleet import FLAGS, Fleet, Plan, fleet
+from tests.chaos.load import Load, exchange
+from tests.chaos.processes import Agent
+from tests.chaos.requests import Request, Result, Route, parse
+from tests.support.until import auntil
+
+MARKER = "POISON"
+WHOLE = (Route.CHAT, Route.GENERATE)
+POISON = Request(f"a prompt with {MARKER} in it", 8, Route.CHAT)
+DEATHS = Plan(worker_flags=(*FLAGS, "--fault", json.dumps({"kind": "die", "marker": MARKER}), "--death", "abort"))
+
+
+async def restarts(running: Fleet) -> int:
+    pages = await asyncio.gather(*(router.workers() for router in running.routers))
+    return max(sum(int(one["restarts"]) for one in page.values()) for page in pages)
+
+
+async def refusals(running: Fleet) -> list[float]:
+    return [await router.metric("vllama_poison_refused_total") for router in running.routers]
+
+
+@pytest.mark.timeout(120)
+async def test_a_request_that_crashes_engines_kills_two_and_is_then_refused_by_every_router(tmp_path: Path) -> None:
+    async with fleet(tmp_path, DEATHS) as running:
+        load = Load(lambda: running.ports, "others", clients=24, routes=WHOLE)
+        async with load.running():
+            await load.until_complete(24)
+            poisoned = await exchange(POISON, running.ports)
+            await load.until_complete(48)
+            again = [await exchange(POISON, ports) for ports in (running.ports, running.ports[::-1])]
+            await load.until_complete(24)
+        await auntil(running.whole, 30, "the crashed workers to be back")
+        killed = await restarts(running)
+        pages = [(await router.get("/admin/workers")).json() for router in running.routers]
+        counted = await refusals(running)
+
+    answer = parse(poisoned.raw)
+    assert answer.status == 422, poisoned
+    assert "it was the only request that the crashed engines of two workers had in common" in answer.body.decode()
+    assert "SIGABRT" in answer.body.decode()
+    assert [parse(one.raw).status for one in again] == [422, 422]
+    assert max(one.seconds for one in again) < 1
+    assert killed == 2
+    assert [str(one) for one in load.outcomes if one.verdict.result is not Result.COMPLETE] == []
+    assert [len(page["refused"]) for page in pages] == [1, 1]
+    assert counted == [2, 1]
+
+
+@pytest.mark.timeout(120)
+async def test_a_common_prompt_that_meets_two_kills_is_never_refused(tmp_path: Path) -> None:
+    common = Request("the same question for all", 40, Route.CHAT)
+    async with fleet(tmp_path, DEATHS) as running:
+        for victim in running.workers[:2]:
+            asked = [asyncio.create_task(exchange(common, running.ports[i % 2 :])) for i in range(12)]
+            await auntil(partial(_runs, victim), 10, "the victim to have the prompt")
+            victim.kill_vllm()
+            outcomes = await asyncio.gather(*asked)
+            assert [str(one) for one in outcomes if one.verdict.result is not Result.COMPLETE] == []
+        later = [await exchange(common, ports) for ports in (running.ports, running.ports[::-1])]
+        await auntil(running.whole, 30, "the killed workers to be back")
+        killed, counted = await restarts(running), await refusals(running)
+
+    assert [one.verdict.result for one in later] == [Result.COMPLETE] * 2
+    assert killed == 2
+    assert counted == [0, 0]
+
+
+async def _runs(victim: Agent) -> bool:
+    return bool((await victim.stats()).get("running"))
