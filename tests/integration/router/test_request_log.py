@@ -74,13 +74,14 @@ def changes() -> list[Case]:
         Case("POST", "/api/push", 501, body={"model": "v"}, says={"requested": "v"}),
         Case("POST", f"/api/blobs/{DIGEST}", 501, body=b"GGUF"),
         Case("HEAD", f"/api/blobs/{DIGEST}", 404),
+        Case("POST", "/admin/drain", 404, body={"worker": "nope"}),
         Case("POST", "/api/signout", 401),
         Case("DELETE", "/api/user/keys/abc", 401),
     ]
 
 
 def reads() -> list[Case]:
-    paths = ("/", "/health", "/api/version", "/api/tags")
+    paths = ("/", "/health", "/livez", "/readyz", "/api/version", "/api/tags")
     heads = [Case(method, path, 200, "debug") for path in paths for method in ("GET", "HEAD")]
     return [
         *heads,
