@@ -181,6 +181,10 @@ class RouterSettings(_Settings):
     latest failed, or somebody asks for `/readyz`; 0 for never."""
     poison_time: Annotated[Duration, Env("VLLAMA_POISON_TIME")] = 600.0
     """Time for which a request that crashed two engines is refused, and for which crashes are remembered."""
+    head_timeout: Annotated[InfiniteUnlessPositive, Env("VLLAMA_HEAD_TIMEOUT")] = 10.0
+    """Time from the first byte of a request's head to its last."""
+    body_timeout: Annotated[InfiniteUnlessPositive, Env("VLLAMA_BODY_TIMEOUT")] = 60.0
+    """Time for a request's body to arrive, unless it arrives at 8 KiB/s."""
 
 
 class WorkerSettings(_Settings):

@@ -40,6 +40,7 @@ from vllama_pool.router.reloadable import KeyAccess, make_fleet, reloadable_part
 from vllama_pool.router.reports import Reports
 from vllama_pool.router.request_path import make_request_path
 from vllama_pool.router.server.access import Access
+from vllama_pool.router.server.arrivals import ArrivalLimits, Arrivals
 from vllama_pool.router.server.asgi import App
 from vllama_pool.router.server.dispatch import Dispatcher
 from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
@@ -103,18 +104,22 @@ def create_app(
     path = make_request_path(settings, collaborators, state, instance.total)
     served = operations(collaborators.clock, settings.stall_timeout, settings.max_choices)
     hot = {operation.path: partial(path.inference.handle, operation) for operation in served}
+    arrivals = Arrivals(ArrivalLimits(settings.head_timeout, settings.body_timeout))
     lifespan = make_lifespan(
         state.sources,
         reports.exchange,
         state.request_log,
-        loops=(path.stalls.run, path.canaries.run, state.names.run, *((reloader.run,) if reloader else ())),
+        loops=(
+            *(path.stalls.run, arrivals.run, path.canaries.run, state.names.run),
+            *((reloader.run,) if reloader else ()),
+        ),
         closing=(path.shadows.aclose, collaborators.client.aclose),
     )
     handlers = _handlers(settings, collaborators, state, reports, keyring, served)
     handlers += health_routes(_ready_view(settings, state, readiness, path.canaries.asked))
     dispatcher = _serve(settings, hot, handlers, lifespan)
     observers = Observers(state.request_log.finished, state.metrics.finished, _on_refusal(state))
-    gate = Gate(dispatcher, keys.open(table), observers, collaborators.clock.monotonic_ns)
+    gate = Gate(dispatcher, keys.open(table), observers, collaborators.clock.monotonic_ns, arrivals)
     return gate
 
 

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.asgi import JSON, Scope
 from vllama_pool.router.server.client_probe import ClientProbe
@@ -158,7 +160,7 @@ class ConnectionProtocol(CycleProtocol):
             self.pipeline.pop(0)
             return
         if not latest.response_started:
-            latest.transport.write(_unexpected_eof(latest))
+            latest.transport.write(closing_error(latest, 400, UNEXPECTED_EOF))
         self._disconnect()
 
 
@@ -177,13 +179,14 @@ def enable_keepalive(listening: socket.socket) -> None:
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
-def _unexpected_eof(cycle: RequestCycle) -> bytes:
+def closing_error(cycle: RequestCycle, status: int, text: str) -> bytes:
+    """Return a whole response in the format of the request's path, after which the connection closes."""
     path, record = cycle.scope["path"], cycle.scope.get(RECORD)
-    body = error_body(path, 400, UNEXPECTED_EOF, record.id if record else "")
+    body = error_body(path, status, text, record.id if record else "")
     headers = (
         (b"content-type", JSON.encode()),
         (b"content-length", b"%d" % len(body)),
         *cycle.extra_headers,
         (b"connection", b"close"),
     )
-    return b"HTTP/1.1 400 Bad Request\r\n" + b"".join(b"%b: %b\r\n" % pair for pair in headers) + b"\r\n" + body
+    return STATUS_LINE[status] + b"".join(b"%b: %b\r\n" % pair for pair in headers) + b"\r\n" + body

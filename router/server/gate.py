@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from vllama_pool.router.admission.grant import GRANT
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.access import Access, AccessDecisions, Allowed, EarlyResponse
+from vllama_pool.router.server.arrivals import ARRIVALS, Arrivals
 from vllama_pool.router.server.asgi import (
     INTERNAL_ERROR,
     JSON,
@@ -59,14 +60,16 @@ class Gate:
         access: Access,
         observers: Observers,
         clock: Callable[[], int],
+        arrivals: Arrivals | None = None,
     ) -> None:
-        """`clock` returns monotonic nanoseconds."""
+        """`clock` returns monotonic nanoseconds. `arrivals`: watches incomplete requests for the HTTP protocol."""
         self.app = app
         self._decisions = AccessDecisions(access)
         self._finished = observers.finished
         self._worked = observers.worked
         self._on_refusal = observers.on_refusal
         self._clock = clock
+        self._arrivals = arrivals
         self._ids = RequestIds()
 
     def use(self, access: Access) -> None:
@@ -77,6 +80,8 @@ class Gate:
         if scope["type"] != "http":
             if scope["type"] == "lifespan" and "state" in scope:
                 scope["state"][ON_REFUSAL] = self._on_refusal
+                if self._arrivals is not None:
+                    scope["state"][ARRIVALS] = self._arrivals
             await self.app(scope, receive, send)
             return
         started = self._clock()

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllama_pool.router.server.connection_lifetime import LINGER, ConnectionProtocol
-from vllama_pool.router.server.refusal import ON_REFUSAL, malformed
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from vllama_pool.router.server.arrivals import ARRIVALS, Arrivals
+from vllama_pool.router.server.connection_lifetime import LINGER, ConnectionProtocol, closing_error
+from vllama_pool.router.server.refusal import ON_REFUSAL, malformed, too_slow
 from vllama_pool.router.server.request_reader import MAX_HEAD, InvalidRequest, RequestReader
 from vllama_pool.router.server.usual_head import UsualHead, UsualHeads
 
@@ -24,6 +27,12 @@ class BoundedProtocol(ConnectionProtocol):
     """Of all connections."""
     _unread = 0
     """Bytes of reads that held only a body whose response was sent, or nothing that is read."""
+    arriving_since = 0.0
+    arriving_head = False
+    arrived = 0
+    """As in `arrivals.Arriving`, while `_watched`."""
+    _watched: tuple[int, bool] | None = None
+    """The complete requests at the begin of the incomplete one, and whether its head was incomplete."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -60,6 +69,66 @@ class BoundedProtocol(ConnectionProtocol):
             self._unread += len(data)
         if self._unread > self.max_unread:
             self.transport.close()
+        if not reader.idle or self._watched is not None:
+            self._watch_arrival(reader, len(data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_arrival()
+        super().connection_lost(exc)
+
+    @property
+    def reading_paused(self) -> bool:
+        """As in `arrivals.Arriving`."""
+        return bool(self.flow.read_paused)
+
+    def restart_arrival(self, now: float) -> None:
+        """As in `arrivals.Arriving`."""
+        self.arriving_since = now
+        self.arrived = 0
+
+    def refuse_slow(self, text: str) -> None:
+        """As in `arrivals.Arriving`."""
+        self._watched = None
+        if self.transport.is_closing() or self._refusal is not None:
+            return
+        if on_refusal := self.app_state.get(ON_REFUSAL):
+            on_refusal(too_slow(self.client[0] if self.client else "", text))
+        if self._reader.in_head:
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(_plain(408, text))
+                self.transport.close()
+            else:
+                self._refusal = text  # after the responses to earlier requests
+        elif self.pipeline:
+            self.pipeline.pop(0)
+            self._refusal = text
+        else:
+            if not self.cycle.response_started:
+                self.transport.write(closing_error(self.cycle, 408, text))
+            self._disconnect()
+            self.transport.close()
+
+    def _watch_arrival(self, reader: RequestReader, size: int) -> None:
+        """Start, continue or end the watch of an incomplete request after a read of `size` bytes."""
+        if reader.idle or (reader.last and reader.in_head):
+            self._end_arrival()
+            return
+        arrivals: Arrivals | None = self.app_state.get(ARRIVALS)
+        if arrivals is None:
+            return
+        part = reader.completed, reader.in_head
+        if part == self._watched:
+            self.arrived += size
+            return
+        self._watched = part
+        self.arriving_head = reader.in_head
+        self.restart_arrival(self.loop.time())
+        arrivals.watch(self)
+
+    def _end_arrival(self) -> None:
+        if self._watched is not None:
+            self._watched = None
+            self.app_state[ARRIVALS].unwatch(self)
 
     def _begin_usual(self, head: UsualHead, data: bytes) -> bytes:
         """Serve the request that `data` begins with, and return what follows it."""
@@ -108,6 +177,11 @@ class BoundedProtocol(ConnectionProtocol):
             return
         if not pending:
             self.send_400_response(text)
+
+
+def _plain(status: int, text: str) -> bytes:
+    head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+    return STATUS_LINE[status] + head % len(text) + text.encode()
 
 
 class DrainingProtocol(BoundedProtocol):

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     """/admin and /metrics are closed to other machines."""
     MALFORMED = "malformed"
     """Not HTTP/1.x, or a request that two parsers could read in two ways."""
+    SLOW = "slow"
+    """The head or the body was not complete in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,11 @@ def admin_from_elsewhere(path: str, client: str) -> Refusal:
 def malformed(client: str, text: str) -> Refusal:
     """`client`: its address. `text`: "what is wrong; what to do", without the client's own words."""
     return Refusal(Reason.MALFORMED, f"{_request(client)} is malformed: {text}")
+
+
+def too_slow(client: str, text: str) -> Refusal:
+    """`client`: its address. `text`: "what is wrong; what to do"."""
+    return Refusal(Reason.SLOW, f"{_request(client)} is too slow: {text}")
 
 
 def quoted(value: str) -> str:

@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from tests.support.clients.mutated_heads import REQUESTS, mutated
 from tests.support.until import auntil
+from vllama_pool.router.server.arrivals import ARRIVALS, ArrivalLimits, Arrivals
 from vllama_pool.router.server.http_protocol import BoundedProtocol
 from vllama_pool.router.server.refusal import ON_REFUSAL, Reason, Refusal
 from vllama_pool.router.server.request_reader import MAX_HEAD
@@ -74,7 +75,9 @@ class Connection:
             self._app, interface="asgi3", lifespan="off", log_config=None, timeout_keep_alive=idle_seconds
         )
         self.refusals: list[Refusal] = []
-        self._protocol = protocol(config, ServerState(), {ON_REFUSAL: self.refusals.append})
+        self.arrivals = Arrivals(ArrivalLimits(head=10, body=60))
+        state = {ON_REFUSAL: self.refusals.append, ARRIVALS: self.arrivals}
+        self._protocol = protocol(config, ServerState(), state)
         self._protocol.connection_made(self.transport)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -104,6 +107,10 @@ class Connection:
         lines = (b"HTTP/1.0 " + status, b"HTTP/1.1 " + status)
         await auntil(lambda: sum(map(self.transport.written.count, lines)) == count, 5, f"{count} responses")
         return self.transport.written
+
+    def check_after(self, seconds: float) -> None:
+        """Check incomplete requests as if this time had passed."""
+        self.arrivals.check(asyncio.get_running_loop().time() + seconds)
 
     def half_close(self) -> None:
         self._protocol.eof_received()
