@@ -133,7 +133,7 @@ async def test_a_stop_string_across_the_seam_ends_the_answer(pair: Fleet, path: 
     whole = await ask(pair, path, body, Answer())
     assert stop not in whole.text
     assert whole.reason == "stop"
-    answers = await interrupted(pair, path, body, 3)
+    answers = await interrupted(pair, path, body, 1)
     assert {str(answer.compared) for answer in answers} == {str(whole.compared)}
     await auntil(lambda: resumed(pair), 5, "some to be logged as resumed")
 

@@ -245,7 +245,8 @@ def test_sizes_and_durations_are_parsed(setenv: Set) -> None:
         ),
         (
             {"REDIS_URL": "http://r"},
-            "REDIS_URL: not a Redis address; write redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH",
+            "REDIS_URL: not a Redis address; write redis://HOST:6379/0, rediss:// for TLS, "
+            "redis+sentinel://HOST:26379,HOST:26379/MASTER, redis+cluster://HOST:6379,HOST:6379, or unix:///PATH",
         ),
         (
             {"VLLAMA_REDIS_URL": "redis://:hunter2@r:99999/0"},
