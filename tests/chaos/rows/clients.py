@@ -125,7 +125,7 @@ async def write_slowly(scene: Scene) -> None:
 
     async def closed() -> bool:
         for reader, writer in pairs:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, RuntimeError):
                 writer.write(b"a")
             if not reader.at_eof():
                 with contextlib.suppress(TimeoutError, OSError):

@@ -70,8 +70,8 @@ async def test_the_bigger_pool_answers_when_the_office_is_full_fails_or_is_off(t
             await auntil(lambda: office.running == 4, 10, "the office to be full")
             waiting += [asyncio.create_task(ask(running)) for _ in range(4)]
             await auntil(lambda: elsewhere.running == 4, 10, "the others to be full")
-            waiting += [asyncio.create_task(ask(running)) for _ in range(8)]
-            await auntil(lambda: office.waiting + elsewhere.waiting == 8, 10, "the queue to be full")
+            waiting += [asyncio.create_task(ask(running)) for _ in range(10)]
+            await auntil(lambda: office.waiting + elsewhere.waiting == 2, 10, "the queue to be full")
             assert await worker(running) == "static/data-centre"
             for task in waiting:
                 task.cancel()

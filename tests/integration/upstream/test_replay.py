@@ -20,7 +20,7 @@ from tests.support.vllm.scripted_server import (
     stop_listening,
 )
 from vllama_pool.router.upstream.client import UpstreamClient
-from vllama_pool.router.upstream.interface import Client, ConnectFailed, ConnectionLost, Endpoint, TransportError
+from vllama_pool.router.upstream.interface import Client, ConnectionLost, Endpoint, TransportError
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -63,13 +63,13 @@ async def test_a_request_succeeds_at_any_loop_turn_after_the_worker_closed() -> 
             await client.aclose()
 
 
-async def test_a_replay_that_cannot_connect_reaches_the_sink_as_connect_failed(ours: UpstreamClient) -> None:
+async def test_a_replay_that_cannot_connect_is_a_lost_connection(ours: UpstreamClient) -> None:
     async with ScriptedServer([request, ANSWER, request, stop_listening, cut]) as server:
         endpoint = server.endpoint
         await read_all(await send(ours, endpoint))
         sink = RecordingSink()
         exchange = begin(ours, endpoint, sink)
-        assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectFailed)
+        assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectionLost)
         exchange.close()
         assert repr(ours) == "<UpstreamClient 0 idle, 0 in use, 0 connecting>"
 
