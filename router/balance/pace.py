@@ -18,6 +18,8 @@ WINDOW = 3.0
 """Time constant in seconds over which a pace is averaged."""
 MIN_EVIDENCE = 1.0
 """Seconds of requests in a worker, within the window, that make a pace."""
+MAX_GAP = 5.0
+"""Seconds between two reports, beyond which the later one says nothing about the time between them."""
 LIFETIME = 15.0
 """Seconds after which a worker without requests is tried again."""
 
@@ -38,7 +40,7 @@ class Pace:
 
     def record_report(self, running: int, tokens_per_second: float, elapsed: float, now: float) -> None:
         """Record a report, `elapsed` seconds after the previous one."""
-        if not running:
+        if not running or elapsed > MAX_GAP:
             return
         if now - self._heard_at > LIFETIME:
             self._tokens = self._seconds = 0.0
@@ -54,7 +56,7 @@ class Pace:
         return self._tokens / self._seconds / self.declared
 
     def forget(self) -> None:
-        """The worker is a new process."""
+        """The worker is a new process, or has been away."""
         self._tokens = self._seconds = 0.0
 
 

@@ -338,8 +338,9 @@ class Worker:
         self._changed()
 
     def mark_down(self) -> None:
-        """Make it a last resort, as its beats stopped."""
+        """Make it a last resort, as its beats stopped. Its pace before says nothing about the time after its return."""
         self.down = True
+        self.pace.forget()
         self._changed()
 
     # called by leases

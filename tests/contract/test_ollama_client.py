@@ -125,7 +125,7 @@ async def test_closing_a_stream_early_frees_the_worker(running: Fleet, client: o
     assert not (await anext(stream)).done  # type: ignore[call-overload]
     assert running["a"].running + running["b"].running == 1
     await stream.aclose()  # type: ignore[attr-defined]
-    await auntil(lambda: running["a"].running + running["b"].running == 0, 1, "the worker to be free")
+    await auntil(lambda: running["a"].running + running["b"].running == 0, 10, "the worker to be free")
     assert running["a"].aborted + running["b"].aborted == 1
 
 

@@ -174,7 +174,7 @@ async def test_a_model_without_workers_gets_503_and_other_models_are_served(tmp_
         for _ in range(20):
             began = time.monotonic()
             refused = await running.http.post("/api/chat", json=chat())
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 5
             assert refused.status_code == 503, refused.text
             assert int(refused.headers["retry-after"]) >= 1
             assert isinstance(refused.json()["error"], str)
@@ -187,7 +187,7 @@ async def test_a_model_without_workers_gets_503_and_other_models_are_served(tmp_
         async def back() -> bool:
             return (await running.http.post("/api/chat", json=chat())).status_code == 200
 
-        await auntil(back, 2, "the model to be served again")
+        await auntil(back, 10, "the model to be served again")
 
 
 async def test_no_request_fails_while_a_worker_comes_and_goes(tmp_path: Path, record_property: Figures) -> None:

@@ -50,7 +50,7 @@ async def test_a_request_that_crashes_engines_kills_two_and_is_then_refused_by_e
     assert "it was the only request that the crashed engines of two workers had in common" in answer.body.decode()
     assert "SIGABRT" in answer.body.decode()
     assert [parse(one.raw).status for one in again] == [422, 422]
-    assert max(one.seconds for one in again) < 1
+    assert max(one.seconds for one in again) < 5
     assert killed == 2
     assert [str(one) for one in load.outcomes if one.verdict.result is not Result.COMPLETE] == []
     assert [len(page["refused"]) for page in pages] == [1, 1]

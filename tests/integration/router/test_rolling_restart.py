@@ -164,14 +164,14 @@ async def test_with_a_drain_delay_the_port_accepts_on_while_it_is_not_ready(tmp_
             async def not_ready() -> bool:
                 return (await http.get("/readyz")).status_code == 503
 
-            await auntil(not_ready, 2, "the router to be not ready")
+            await auntil(not_ready, 10, "the router to be not ready")
 
             async def closes() -> bool:
                 answer = await http.post("/api/generate", json=BODY)
                 assert answer.status_code == 200
                 return answer.headers.get("connection") == "close"
 
-            await auntil(closes, 2, "connections to end with their response")
+            await auntil(closes, 10, "connections to end with their response")
             assert (await http.get("/livez")).status_code == 200
             assert served.wait() == 0
             assert time.monotonic() - signalled > 3.4

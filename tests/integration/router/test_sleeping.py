@@ -52,7 +52,7 @@ async def test_a_sleeping_worker_gets_no_requests_until_it_wakes_up(tmp_path: Pa
         await become(running, one="sleeping", two="sleeping")
         sent = time.monotonic()
         refused = await running.http.post("/api/chat", json=CHAT)
-        assert time.monotonic() - sent < 2
+        assert time.monotonic() - sent < 10
         assert refused.status_code == 503
         assert "2 sleeping" in refused.json()["error"]
         assert (await running.http.get("/api/ps")).json() == {"models": []}

@@ -61,9 +61,9 @@ async def test_cancelling_an_exchange_closes_the_workers_connection(client: Clie
             await asyncio.sleep(0)
         await cancel(task)
         assert task.cancelled()
-        await auntil(lambda: server.closed_by_client == 1, 1)
+        await auntil(lambda: server.closed_by_client == 1, 5)
         if isinstance(client, UpstreamClient):
-            await auntil(lambda: connections(client).open == 0, 1)
+            await auntil(lambda: connections(client).open == 0, 5)
 
 
 async def test_cancelling_while_the_request_is_written_closes_the_connection(client: Client) -> None:
@@ -85,7 +85,7 @@ async def test_cancelling_a_tls_handshake_closes_the_connection(
         task = asyncio.create_task(pulled(ours, Endpoint("localhost", server.port, "", client_tls)))
         await auntil(lambda: server.peers)
         await cancel(task)
-        await auntil(lambda: server.closed_by_client == 1, 1)
+        await auntil(lambda: server.closed_by_client == 1, 5)
         assert repr(ours) == "<UpstreamClient 0 idle, 0 in use, 0 connecting>"
 
 
@@ -116,7 +116,7 @@ async def test_cancelling_after_any_number_of_loop_turns_leaks_no_connection(
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            await auntil(lambda: connections(client).in_use == connections(client).connecting == 0, 1, interval=0)  # noqa: B023
+            await auntil(lambda: connections(client).in_use == connections(client).connecting == 0, 5, interval=0)  # noqa: B023
             await client.aclose()
             assert connections(client).open == 0
             turns += 1
@@ -124,7 +124,7 @@ async def test_cancelling_after_any_number_of_loop_turns_leaks_no_connection(
         assert turns > 20
         assert task.result() == BODY
         await client.aclose()
-        await auntil(lambda: all(peer.client_closed.is_set() for peer in server.peers), 1)
+        await auntil(lambda: all(peer.client_closed.is_set() for peer in server.peers), 5)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -142,7 +142,7 @@ async def test_closing_the_client_after_any_number_of_loop_turns_closes_every_co
                 await asyncio.sleep(0)
             if task.done():
                 break
-            await asyncio.wait_for(client.aclose(), 1)
+            await asyncio.wait_for(client.aclose(), 5)
             assert repr(client) == "<UpstreamClient 0 idle, 0 in use, 0 connecting>"
             try:
                 assert await task == BODY  # it was complete in the same turn
@@ -152,7 +152,7 @@ async def test_closing_the_client_after_any_number_of_loop_turns_closes_every_co
                 break
         assert turns > 20
         await client.aclose()
-        await auntil(lambda: all(peer.client_closed.is_set() for peer in server.peers), 1)
+        await auntil(lambda: all(peer.client_closed.is_set() for peer in server.peers), 5)
 
 
 @pytest.mark.load

@@ -268,6 +268,8 @@ TOTAL = 32 * 1024 * 1024
 KERNEL = 24 * 1024 * 1024
 """More than the buffers of two loopback sockets."""
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % TOTAL
+ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (TOTAL + 1)
+"""The head of a response that does not end after TOTAL bytes."""
 
 
 async def stalled(server: ScriptedServer) -> int:
@@ -321,7 +323,7 @@ class Full(RecordingSink):
 
 @pytest.mark.parametrize("at", ["head", "data"])
 async def test_a_sink_may_pause_the_exchange_from_its_callback(client: Client, at: str) -> None:
-    async with ScriptedServer([request, HEAD, flood(TOTAL), hold]) as server:
+    async with ScriptedServer([request, ENDLESS, flood(TOTAL), hold]) as server:
         sink = Full(at)
         sink.exchange = begin(client, server.endpoint, sink)
         await auntil(lambda: sink.status)

@@ -101,7 +101,7 @@ async def test_closing_the_exchange_after_any_number_of_loop_turns_of_a_replay_l
                 await asyncio.sleep(0)
             complete = sink.ended.done()
             exchange.close()
-            await auntil(lambda: connections(client).in_use == connections(client).connecting == 0, 1, interval=0)  # noqa: B023
+            await auntil(lambda: connections(client).in_use == connections(client).connecting == 0, 5, interval=0)  # noqa: B023
             assert sink.ended.done() is complete
             await client.aclose()
             assert connections(client).open == 0
@@ -124,7 +124,7 @@ async def test_closing_the_client_after_any_number_of_loop_turns_of_a_replay_fai
             begin(client, endpoint, sink)
             for _ in range(turns):
                 await asyncio.sleep(0)
-            await asyncio.wait_for(client.aclose(), 1)
+            await asyncio.wait_for(client.aclose(), 5)
             assert repr(client) == "<UpstreamClient 0 idle, 0 in use, 0 connecting>"
             assert sink.ended.done()
             if sink.ended.result() is None:

@@ -154,7 +154,7 @@ async def test_sigterm_lets_running_requests_finish(
         streams = [asyncio.create_task(stream(client, found.record.url, 150)) for _ in range(3)]
         await wait_running(registry, 3)
         worker.signal(signal.SIGTERM)
-        await wait_for(registry, "w", WorkerState.DRAINING, 2)
+        await wait_for(registry, "w", WorkerState.DRAINING, 10)
         texts = await asyncio.gather(*streams)
         assert all(text.count("data: {") == 150 and text.endswith("[DONE]\n\n") for text in texts)
         await wait_gone(registry, "w")
@@ -170,7 +170,7 @@ async def test_a_second_signal_stops_the_agent_at_once(
         endless = asyncio.create_task(stream(client, found.record.url, ENDLESS))
         await wait_running(registry, 1)
         worker.signal(signal.SIGINT)
-        await wait_for(registry, "w", WorkerState.DRAINING, 2)
+        await wait_for(registry, "w", WorkerState.DRAINING, 10)
         worker.signal(signal.SIGINT)
         assert await worker.exit_code(5) == 0
         assert process_group(found.record.pid) == []

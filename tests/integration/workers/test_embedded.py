@@ -142,7 +142,7 @@ def test_the_registry_dies_with_its_parent(kind: signal.Signals, tmp_path: Path)
     finally:
         parent.send_signal(kind)
         parent.communicate()
-    until(lambda: not is_alive(valkey), 2, "the orphan to end")
+    until(lambda: not is_alive(valkey), 10, "the orphan to end")
 
 
 async def test_the_next_owner_takes_over_after_a_kill(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ async def test_the_next_owner_takes_over_after_a_kill(tmp_path: Path) -> None:
     owner = await auntil(lambda: claim(tmp_path), 5)
     with owner:
         async with running_valkey(tmp_path) as valkey:
-            until(lambda: not is_alive(old), 2)
+            until(lambda: not is_alive(old), 10)
             quiet = time.monotonic()
             await auntil(lambda: time.monotonic() > quiet + 0.5, 2)
             async with connect(valkey.address) as redis:

@@ -37,7 +37,7 @@ async def test_a_redis_that_hangs_is_given_up_and_used_again_when_it_does_not(tm
             started = time.monotonic()
             with pytest.raises(RegistryUnavailable):
                 await registry.snapshot()
-            assert time.monotonic() - started < 2.5
+            assert time.monotonic() - started < 10
         await auntil(lambda: _answers(registry), 5)
 
 

@@ -172,7 +172,7 @@ def test_no_process_survives_a_killed_owner(owner: tuple[subprocess.Popen[str], 
     assert len(process_group(pid)) == 2
     process.kill()
     until(lambda: not process_group(pid), 6, "the server's group is gone")
-    until(lambda: not is_alive(guardian), 2, "the guardian is gone")
+    until(lambda: not is_alive(guardian), 10, "the guardian is gone")
 
 
 def listening(port: int) -> bool:

@@ -279,7 +279,7 @@ class V1ScenarioTests:
     async def test_a_client_that_times_out_frees_the_worker(self, client: StockClient, slow_fleet: SlowFleet) -> None:
         error = await raised_by(client, "time_out", slow_fleet.at, question=slow_fleet.question, seconds=0.5)
         assert error.kind in ("APITimeoutError", "APIConnectionTimeoutError")
-        await slow_fleet.freed(2.0)
+        await slow_fleet.freed(10.0)
 
     @for_v1_clients_with("open_stream", "close_stream")
     async def test_closing_a_stream_early_frees_the_worker(self, client: StockClient, slow_fleet: SlowFleet) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.balance import Clock, found, pool_of, worker_in
-from vllama_pool.router.balance.pace import LIFETIME, MIN_DRAG, Pace, drag, usual_pace
+from vllama_pool.router.balance.pace import LIFETIME, MAX_GAP, MIN_DRAG, Pace, drag, usual_pace
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.workers.registry.record import LoadReport
 
@@ -24,6 +24,12 @@ def test_reports_without_requests_change_no_pace_until_it_is_too_old() -> None:
     pace.record_report(0, 0.0, 1.0, 2.0)
     assert pace.value(1.0 + LIFETIME) == pytest.approx(50)
     assert pace.value(1.1 + LIFETIME) is None
+
+
+def test_a_report_after_a_gap_says_nothing_about_the_gap() -> None:
+    pace = Pace()
+    pace.record_report(5, 0.0, MAX_GAP + 1, 10.0)
+    assert pace.value(10.0) is None
 
 
 def test_one_short_request_is_not_enough_evidence() -> None:
@@ -88,3 +94,15 @@ def test_a_restarted_worker_has_no_pace_yet() -> None:
     assert worker_in(pool, "slow").free_speed < 0.2
     pool.put(found("slow", generation=2))
     assert worker_in(pool, "slow").free_speed == 1.0
+
+
+def test_a_worker_that_was_down_has_no_pace_yet() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"), found("away"))
+    report_for(pool, clock, 3, a=50.0, away=50.0)
+    pool.mark_down("away")
+    report_for(pool, clock, 12, a=50.0)
+    pool.report("away", LoadReport(running=5))
+    assert worker_in(pool, "away").pace.value(clock()) is None
+    report_for(pool, clock, 1, a=50.0)
+    assert worker_in(pool, "away").free_speed == 1.0
