@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,9 +24,9 @@ WORKER = Options(model="tiny", tokens_per_second=50, ttft=0.01, answer_tokens=20
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": False}
 WEIGHTS = {"anna": 3, "bob": 1}
 QUEUE = 40
-PEAK_SECONDS = 10.0
-SECONDS = 60.0
-"""Of saturation."""
+SECONDS = float(os.environ.get("SATURATION_SECONDS", "12"))
+"""Of saturation, with `SATURATION_SECONDS=60` for a longer one. The peak is measured for half as long."""
+PEAK_SECONDS = SECONDS / 2
 
 
 async def load(running: Fleet, clients: dict[str, int], seconds: float) -> tuple[Counter[str], Counter[int], float]:
