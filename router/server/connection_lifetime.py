@@ -129,6 +129,7 @@ class ConnectionProtocol(CycleProtocol):
 
     def _disconnect(self) -> None:
         for cycle in self._unanswered():
+            cycle.waiting_for_100_continue = False  # nothing may be written any more
             cycle.message_event.set()
             cycle.fire()
         self.pipeline.clear()

@@ -16,6 +16,9 @@ from vllama_pool.router.server.flow_control import FlowControl
 from vllama_pool.router.server.http10 import for_http10
 from vllama_pool.router.server.request_cycle import RequestCycle
 
+LAST_RESPONSE_SECONDS = 0.5
+"""Time for a client to read the response after which its connection closes (Go's `rstAvoidanceDelay`)."""
+
 
 class CycleProtocol(HttpToolsProtocol):
     """Makes a `RequestCycle` of each request. No upgrades, root path or limit of concurrency.
@@ -36,8 +39,8 @@ class CycleProtocol(HttpToolsProtocol):
     expect_100_continue = False
     keeps_alive = True
     """False once the process drains: responses then end the connection."""
-    _refusal: str | None = None
-    """The text of the connection's last response, a 400. It follows the responses to earlier requests."""
+    _refusal: bytes | None = None
+    """The connection's last response, whole. It follows the responses to earlier requests."""
     _idle_until: float | None = None
     """Time at which the connection closes, unless a request arrives. None while a request is served."""
 
@@ -106,11 +109,24 @@ class CycleProtocol(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._refusal is not None:
-            self.send_400_response(self._refusal)
+            self.end_with(self._refusal)
         else:
             self._idle_until = self.loop.time() + self.timeout_keep_alive
             if self.timeout_keep_alive_task is None:
                 self.timeout_keep_alive_handler()
+
+    def end_with(self, response: bytes) -> None:
+        """Write the last response, and close the connection when the client has had time to read it.
+
+        A socket that is closed with unread bytes is reset, and the response may be lost with it. So what the client
+        still sends is read and dropped for a moment, as in Go's server.
+        """
+        self._refusal = response
+        transport = self.transport
+        transport.write(response)
+        if transport.can_write_eof():
+            transport.write_eof()
+        self.loop.call_later(LAST_RESPONSE_SECONDS, transport.close)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection if its time is over. One timer serves many requests: to set one for each costs more."""

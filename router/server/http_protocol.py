@@ -20,7 +20,7 @@ MAX_UNREAD = 512 * 1024 * 1024
 
 
 class BoundedProtocol(ConnectionProtocol):
-    """Answers 400 to an invalid request and closes the connection."""
+    """Answers 400 or 431 to an invalid request and closes the connection."""
 
     max_unread = MAX_UNREAD
     usual_heads = UsualHeads()
@@ -61,7 +61,7 @@ class BoundedProtocol(ConnectionProtocol):
             try:
                 reader.feed_data(data)
             except InvalidRequest as error:
-                self._refuse(str(error))
+                self._refuse(error.status, str(error))
                 return
         if reader.completed != completed:
             self._unread = 0
@@ -95,18 +95,16 @@ class BoundedProtocol(ConnectionProtocol):
             on_refusal(too_slow(self.client[0] if self.client else "", text))
         if self._reader.in_head:
             if self.cycle is None or self.cycle.response_complete:
-                self.transport.write(_plain(408, text))
-                self.transport.close()
+                self.end_with(self._plain(408, text))
             else:
-                self._refusal = text  # after the responses to earlier requests
+                self._refusal = self._plain(408, text)  # after the responses to earlier requests
         elif self.pipeline:
-            self.pipeline.pop(0)
-            self._refusal = text
+            refused, _ = self.pipeline.pop(0)
+            self._refusal = closing_error(refused, 408, text)
         else:
-            if not self.cycle.response_started:
-                self.transport.write(closing_error(self.cycle, 408, text))
+            response = b"" if self.cycle.response_started else closing_error(self.cycle, 408, text)
             self._disconnect()
-            self.transport.close()
+            self.end_with(response)
 
     def _watch_arrival(self, reader: RequestReader, size: int) -> None:
         """Start, continue or end the watch of an incomplete request after a read of `size` bytes."""
@@ -163,9 +161,9 @@ class BoundedProtocol(ConnectionProtocol):
             return True
         return not self._reader.in_head and self.cycle.response_complete
 
-    def _refuse(self, text: str) -> None:
-        """Respond 400, after the responses to earlier requests, and close the connection."""
-        self._refusal = text
+    def _refuse(self, status: int, text: str) -> None:
+        """Respond, after the responses to earlier requests, and close the connection."""
+        self._refusal = response = self._plain(status, text)
         if on_refusal := self.app_state.get(ON_REFUSAL):
             on_refusal(malformed(self.client[0] if self.client else "", text))
         if self._reader.in_head:
@@ -175,13 +173,19 @@ class BoundedProtocol(ConnectionProtocol):
         elif self.cycle.response_started:
             self.transport.close()
             return
+        else:
+            self._disconnect()
         if not pending:
-            self.send_400_response(text)
+            self.end_with(response)
 
-
-def _plain(status: int, text: str) -> bytes:
-    head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-    return STATUS_LINE[status] + head % len(text) + text.encode()
+    def _plain(self, status: int, text: str) -> bytes:
+        headers = (
+            *self.server_state.default_headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(text)),
+            (b"connection", b"close"),
+        )
+        return STATUS_LINE[status] + b"".join(b"%b: %b\r\n" % pair for pair in headers) + b"\r\n" + text.encode()
 
 
 class DrainingProtocol(BoundedProtocol):

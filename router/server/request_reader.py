@@ -22,6 +22,13 @@ _INVALID = "the HTTP request is invalid; send HTTP/1.1"
 class InvalidRequest(ValueError):
     """Nothing after it on the connection can be read. The text says why, for the client."""
 
+    status = 400
+    """Of the response."""
+
+
+class HeadTooLarge(InvalidRequest):
+    status = 431
+
 
 class RequestReader:
     """Passes strict heads and exactly the bytes of each body to `parser`, which must agree on each request's end.
@@ -109,7 +116,7 @@ class RequestReader:
         self._blank += start - position
         end = _end(_HEAD_END.search(data, max(start, scanned)))
         if self._blank + (end or len(data)) - start > _HEAD_LIMIT:
-            raise InvalidRequest("the request's head is too large; send fewer or shorter headers")
+            raise HeadTooLarge("the request's head is too large; send fewer or shorter headers")
         if not end:
             self._partial = data[start:]
             return len(data)

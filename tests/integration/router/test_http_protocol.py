@@ -62,19 +62,30 @@ async def answer(port: int, *sent: bytes) -> bytes:
             await writer.drain()
         return await asyncio.wait_for(reader.read(), 10)
     except ConnectionError:
-        return b"HTTP/1.1 400 cut off"
+        return b"HTTP/1.1 4.. cut off"
     finally:
         writer.close()
 
 
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\nX: ", b"GET /", b"GET / HTTP/1.1\r\nX"])
 async def test_an_endless_header_is_refused(port: int, start: bytes) -> None:
-    assert (await answer(port, start, *[b"a" * 4096] * 1024)).startswith(b"HTTP/1.1 400")
+    assert (await answer(port, start, *[b"a" * 4096] * 1024)).startswith(b"HTTP/1.1 4")
 
 
 async def test_headers_over_the_size_limit_are_refused(port: int) -> None:
     headers = [b"X-%d: %b\r\n" % (number, b"a" * 100) for number in range(100_000)]
-    assert (await answer(port, b"GET / HTTP/1.1\r\n", *headers)).startswith(b"HTTP/1.1 400")
+    assert (await answer(port, b"GET / HTTP/1.1\r\n", *headers)).startswith(b"HTTP/1.1 4")
+
+
+async def test_a_client_that_sends_a_head_of_1_mb_reads_a_whole_431(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nX: " + b"a" * 2**20 + b"\r\n\r\n")
+    await writer.drain()
+    head, _, text = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert b"content-length: %d\r\n" % len(text) in head
+    assert text == b"the request's head is too large; send fewer or shorter headers"
 
 
 async def test_large_bodies_and_many_requests_on_a_connection_pass(port: int) -> None:

@@ -47,6 +47,13 @@ class FakeTransport(asyncio.Transport):
     def close(self) -> None:
         self.closing = True
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """After the last response. What is read until `close` is dropped."""
+        self.closing = True
+
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
@@ -102,6 +109,10 @@ class Connection:
                 return
             self._protocol.data_received(part)
 
+    def deliver(self, data: bytes) -> None:
+        """Deliver a read of a connection that is perhaps closing."""
+        self._protocol.data_received(data)
+
     async def responses(self, count: int, status: bytes = b"200") -> bytes:
         """Wait for responses with a status, and return all bytes written."""
         lines = (b"HTTP/1.0 " + status, b"HTTP/1.1 " + status)
@@ -134,11 +145,24 @@ async def refusing() -> AsyncIterator[Connection]:
 
 
 @pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\nX"])
-async def test_an_endless_head_gets_400_and_the_connection_closes(connection: Connection, start: bytes) -> None:
+async def test_an_endless_head_gets_431_and_the_connection_closes(connection: Connection, start: bytes) -> None:
     connection.feed(start, *[b"a" * 4096] * 100)
-    assert connection.transport.written.startswith(b"HTTP/1.1 400")
+    assert connection.transport.written.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
     assert connection.transport.closing
     assert connection.scopes == []
+
+
+async def test_a_refused_head_takes_no_memory_beyond_the_limit(connection: Connection) -> None:
+    piece = b"a" * 65_536
+    connection.feed(b"GET / HTTP/1.1\r\nX: ")
+    tracemalloc.start()
+    try:
+        for _ in range(64):
+            connection.deliver(piece)
+        assert connection.transport.written.startswith(b"HTTP/1.1 431")
+        assert tracemalloc.get_traced_memory()[1] < 3 * MAX_HEAD
+    finally:
+        tracemalloc.stop()
 
 
 async def test_a_head_of_many_small_headers_is_limited_too(connection: Connection) -> None:
@@ -232,7 +256,7 @@ async def test_lone_lf_and_blank_lines_before_a_head_are_accepted(connection: Co
 
 async def test_endless_blank_lines_are_limited(connection: Connection) -> None:
     connection.feed(*[b"\r\n" * 1000] * 40)
-    assert connection.transport.written.startswith(b"HTTP/1.1 400")
+    assert connection.transport.written.startswith(b"HTTP/1.1 431")
 
 
 async def test_unknown_methods_reach_the_app(connection: Connection) -> None:

@@ -63,7 +63,19 @@ async def test_a_slow_head_behind_a_running_request_is_refused_after_its_respons
     connection.check_after(11)
     written = await connection.responses(1)
     assert b"read 0" in written
+    assert b"HTTP/1.1 408 Request Timeout\r\n" in written
     assert b"not complete within 10 s" in written
+    assert connection.transport.closing
+
+
+async def test_a_slow_body_behind_a_running_request_gets_408_after_its_response(connection: Connection) -> None:
+    connection.feed(GET + POST)
+    connection.check_after(61)
+    written = await connection.responses(1)
+    first, _, second = written.partition(b"read 0")
+    assert first.startswith(b"HTTP/1.1 200 ")
+    assert second.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert b'{"error":{"message":"the request\'s body was not complete within 60 s' in second
     assert connection.transport.closing
 
 
