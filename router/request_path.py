@@ -46,7 +46,8 @@ def make_request_path(
     )
     shadows = Shadows(upstream, state.routes, collaborators.rng, state.shadow_metrics, processes)
     refresh, debug = state.sources.discovery.refresh, settings.log_level == "debug"
-    forwarder = Forwarder(Shared(upstream, collaborators.rng, state.admission, refresh, debug, state.sources.poison))
+    shared = Shared(upstream, collaborators.rng, state.admission, refresh, debug, state.sources.poison)
+    forwarder = Forwarder(shared, processes)
     inference = InferenceHandler(
         routes=state.routes,
         pool=state.pool,

@@ -1,4 +1,4 @@
-"""The retry budget of one model."""
+"""The retry budget of one model in one router process."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ class RetryBudget:
     """A token bucket: each request adds `share` retries, up to this share of the requests in flight, but at least three
     or those that one request may have.
 
-    With a share of 0.2, workers see at most 1.2 attempts per request, plus three, if every attempt fails. A share of 0
-    allows no retry.
+    Only requests and the start add tokens. With a share of 0.2, the processes of a router together send at most 1.2
+    attempts per request of the model, plus three, if every attempt fails. A share of 0 allows no retry.
     """
 
     TOKENS_PER_REQUEST = 0.2
     MIN_CAPACITY = 3.0
+    SURPLUS = 3.0
+    """Retries at the start, over all processes of the router."""
 
     __slots__ = ("_least", "available", "in_flight", "retries", "share")
 
-    def __init__(self, share: float = TOKENS_PER_REQUEST, retries: int = 0) -> None:
-        """`retries`: those that one request may have."""
+    def __init__(self, share: float = TOKENS_PER_REQUEST, retries: int = 0, processes: int = 1) -> None:
+        """`retries`: those that one request may have, if the model's entry says so. `processes`: of the router."""
         self.in_flight = 0
-        self.available = max(self.MIN_CAPACITY, retries)
+        self.available = max(self.SURPLUS / processes, retries)
         """Retries that may be spent; less than 1 means none."""
         self.set_limits(share, retries)
 

@@ -20,8 +20,10 @@ Begin = Callable[[ForwardRequest, RequestRecord, ClientWriter, Callable[[], None
 class Forwarder:
     """Owns the retry budgets, one per model."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, processes: int = 1) -> None:
+        """`processes`: those of the router, which share the surplus of the budgets."""
         self._admission = shared.admission
+        self._processes = processes
         self._version = shared.admission.version
         self._budgets: dict[str, RetryBudget] = {}
         self._terms: dict[Rule | str, Terms] = {}
@@ -59,7 +61,7 @@ class Forwarder:
             share, more = retries.budget, retries.attempts - 1
         budget = self._budgets.get(resolution.model)
         if budget is None:
-            budget = self._budgets[resolution.model] = RetryBudget(share, more)
+            budget = self._budgets[resolution.model] = RetryBudget(share, more, self._processes)
         elif budget.share != share or budget.retries != more:
             budget.set_limits(share, more)
             # A request of the table before a reload may do this; the next one of the new table restores its limits.

@@ -10,7 +10,6 @@ from tests.chaos.rows import clients, config, network, overload, registry, route
 MISSING: dict[str, str] = {
     "F25": "a head of 1 MB gets 400 instead of 431",
     "F27": "requests that kill workers are not refused",
-    "F28": "the budget of retries is per router, and its bound is that of one",
 }
 """Rows that fail until the feature is built. Remove a row here when it passes."""
 

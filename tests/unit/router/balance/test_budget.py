@@ -1,6 +1,8 @@
 """The retry budget of one model: a token bucket."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vllama_pool.router.balance.budget import RetryBudget
 
@@ -75,3 +77,39 @@ def test_a_lone_request_may_have_all_of_its_models_retries() -> None:
     budget = RetryBudget(0.1, 9)
     budget.begin_request()
     assert [budget.try_spend() for _ in range(10)] == [True] * 9 + [False]
+
+
+def test_the_processes_of_a_router_share_the_retries_of_the_start() -> None:
+    budgets = [RetryBudget(processes=4) for _ in range(4)]
+    assert sum(budget.available for budget in budgets) == 3
+    for _ in range(100):
+        budgets[0].begin_request()
+        budgets[0].end_request()
+    assert budgets[0].available == 3  # saved from requests
+
+
+STEPS = st.one_of(
+    st.sampled_from(["begin", "end", "spend"]),
+    st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.5, 1.0]), st.integers(0, 9)),
+)
+
+
+@given(st.lists(STEPS, max_size=300), st.integers(1, 8), st.sampled_from([0.0, 0.1, 0.2, 0.5]), st.integers(0, 5))
+def test_retries_never_exceed_the_share_of_the_requests_and_the_surplus(
+    steps: list[str | tuple[float, int]], processes: int, share: float, retries: int
+) -> None:
+    """Whatever the order of requests, retries and changed limits."""
+    budget = RetryBudget(share, retries, processes)
+    allowed, spent = max(3 / processes, retries), 0
+    for step in steps:
+        if step == "begin":
+            budget.begin_request()
+            allowed += budget.share
+        elif step == "end" and budget.in_flight:
+            budget.end_request()
+        elif step == "spend":
+            spent += budget.try_spend()
+        elif isinstance(step, tuple):
+            budget.set_limits(*step)
+        assert spent <= allowed + 1e-9
+        assert 0 <= budget.available <= max(3, budget.retries, budget.share * budget.in_flight)
