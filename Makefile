@@ -9,7 +9,8 @@
 #   make bench-profile  the CPU time of a request by part of the router, before and after a change
 #   make bench-real     streams of a real vLLM through the router beside the same streams without it
 #   make bench-start    how long `vllama serve` takes to its first answer
-#   make chaos    faults on a fleet under load, and what clients noticed (ARGS="F3 F13", ARGS=--full)
+#   make chaos    faults on a fleet under load, and what clients noticed (ARGS="F3 F13", ARGS=--full,
+#                 ARGS="--leavings 10000")
 #   make soak     20 minutes of load with a worker killed every 30 s (TIME=2m)
 #   make bench-check  fail if a request or a token needs more instructions than the baseline; needs valgrind
 #   make lock     rewrite the lock files

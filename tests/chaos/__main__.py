@@ -2,6 +2,7 @@
 
 python -m tests.chaos                    # the small matrix
 python -m tests.chaos --full F3 F13      # two rows in full size
+python -m tests.chaos --leavings 10000   # clients that leave at random moments
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TextIO
 
 import uvloop
 
-from tests.chaos import soak
+from tests.chaos import leaks, soak
 from tests.chaos.matrix import MISSING, chosen
 from tests.chaos.report import details, markdown, summary, table
 from tests.chaos.row import Finding, Row, Stage
@@ -30,10 +31,13 @@ def main() -> int:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table between the file's markers")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the logs of all processes here")
     parser.add_argument("--soak", type=_seconds, metavar="TIME", help="70 %% load with kills instead, such as 20m")
+    parser.add_argument("--leavings", type=int, metavar="N", help="let so many clients leave instead, such as 10000")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="of the soak, as SVG")
     args = parser.parse_args()
     if args.soak:
         return soak_for(args.soak, args.picture, args.logs)
+    if args.leavings:
+        return let_leave(args.leavings)
     try:
         rows = chosen(args.rows)
     except KeyError as unknown:
@@ -58,6 +62,15 @@ def soak_for(seconds: float, picture: Path | None, logs: Path | None) -> int:
         _say(problem)
     if picture:
         picture.write_text(found.picture())
+    return 1 if found.problems() else 0
+
+
+def let_leave(clients: int) -> int:
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        found = uvloop.run(leaks.run(Path(temporary), clients))
+    _say(found.text())
+    for problem in found.problems():
+        _say(problem)
     return 1 if found.problems() else 0
 
 
