@@ -110,7 +110,7 @@ def create_app(
         reports.exchange,
         state.request_log,
         loops=(
-            *(path.stalls.run, arrivals.run, path.canaries.run, state.names.run),
+            *(path.stalls.run, arrivals.run, path.canaries.run, path.leases.run, state.names.run),
             *((reloader.run,) if reloader else ()),
         ),
         closing=(path.shadows.aclose, collaborators.client.aclose),

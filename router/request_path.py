@@ -11,6 +11,7 @@ from vllama_pool.router.proxy.attempt import Upstream
 from vllama_pool.router.proxy.canary import Canaries
 from vllama_pool.router.proxy.forward import Forwarder
 from vllama_pool.router.proxy.in_flight import Shared
+from vllama_pool.router.proxy.lease_audit import LeaseAudit
 from vllama_pool.router.proxy.shadow import Shadows
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.proxy.timeouts import Timeouts, TimeoutTable
@@ -28,6 +29,8 @@ class RequestPath:
     shadows: Shadows
     """To close at the end."""
     canaries: Canaries
+    """To run in the background."""
+    leases: LeaseAudit
     """To run in the background."""
 
 
@@ -62,7 +65,8 @@ def make_request_path(
         anonymous=Grant(usage=state.metrics.usage.anonymous),
     )
     canaries = Canaries(upstream, collaborators.rng, state.canary_metrics, settings.canary)
-    return RequestPath(inference, stalls, shadows, canaries)
+    leases = LeaseAudit(state.pool, lambda: stalls.watched, lambda: canaries.leases, state.lease_metrics)
+    return RequestPath(inference, stalls, shadows, canaries, leases)
 
 
 def _timeouts(settings: RouterSettings) -> TimeoutTable:

@@ -24,6 +24,7 @@ from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.refusal import Reason
 from vllama_pool.router.telemetry.canary_metrics import CanaryMetrics
 from vllama_pool.router.telemetry.decisions import Decisions
+from vllama_pool.router.telemetry.lease_metrics import LeaseMetrics
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
 from vllama_pool.router.telemetry.recent_names import RecentNames
 from vllama_pool.router.telemetry.request_log import RequestLog
@@ -60,6 +61,7 @@ class RouterState:
     request_log: RequestLog
     shadow_metrics: ShadowMetrics
     canary_metrics: CanaryMetrics
+    lease_metrics: LeaseMetrics
     metrics: RouterMetrics
 
 
@@ -82,7 +84,7 @@ def open_state(
     request_log = RequestLog(collaborators.log_stream, debug=settings.log_level == "debug")
     admission = Admission(settings.max_queue, Turns(pool.vacancies, _later, time.monotonic), processes)
     admission.set_limits(request_limits(table))
-    shadow_metrics, canary_metrics = ShadowMetrics(), CanaryMetrics()
+    shadow_metrics, canary_metrics, lease_metrics = ShadowMetrics(), CanaryMetrics(), LeaseMetrics()
     readings = Readings(
         workers=pool,
         now=time.monotonic,
@@ -94,6 +96,7 @@ def open_state(
         routing_file=file_state,
         shadows=shadow_metrics.families,
         canaries=canary_metrics.families,
+        leases=lease_metrics.families,
         panics=pool.panics,
         poison=lambda: (sources.poison.refusals, len(sources.poison.listed())),
     )
@@ -109,6 +112,7 @@ def open_state(
         request_log=request_log,
         shadow_metrics=shadow_metrics,
         canary_metrics=canary_metrics,
+        lease_metrics=lease_metrics,
         metrics=RouterMetrics(readings, tuple(Reason)),
     )
 

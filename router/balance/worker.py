@@ -367,6 +367,11 @@ class Worker:
         if self.vacancies.watched:
             self.vacancies.note()
 
+    def correct_in_flight(self, count: int) -> None:
+        """Replace a wrong count. A probe may be among the requests that it counted."""
+        self.in_flight = count
+        self.release_probe()
+
     def record_success(self, sent: float, now: float) -> None:
         if self._answered_busy:
             self._answered_busy = False

@@ -109,6 +109,9 @@ class Requester(Protocol):
     def begin_response(self) -> None:
         """The present attempt's answer is the client's response. Idempotent."""
 
+    def owns(self, attempt: Attempt) -> bool:
+        """True if it will close this attempt."""
+
     def has_larger(self, replica: Replica) -> bool:
         """True if a larger context than the replica's may answer."""
 
@@ -225,9 +228,11 @@ class Attempt:
 
     def close(self) -> None:
         """Release everything. Idempotent."""
-        self._end_exchange()
-        self._upstream.stalls.unwatch(self)
-        self.lease.release(self._outcome)
+        try:
+            self._end_exchange()
+        finally:
+            self._upstream.stalls.unwatch(self)
+            self.lease.release(self._outcome)
 
     def fail(self, failure: AttemptFailed) -> None:
         """Close a failed attempt."""
@@ -241,6 +246,11 @@ class Attempt:
     @property
     def replica(self) -> Replica:
         return self._replica
+
+    @property
+    def owned(self) -> bool:
+        """False if its request has forgotten to close it."""
+        return self._request.owns(self)
 
     # for the stall watch
 

@@ -12,7 +12,7 @@ import random
 import msgspec
 
 from vllama_pool.router.balance.canary import Need, Question, is_due, question_for
-from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Outcome
+from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Lease, Outcome
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.proxy.attempt import Upstream, upstream_headers
 from vllama_pool.router.proxy.preflight import Answer, Collector
@@ -48,6 +48,8 @@ class Canaries:
         self._asked_at = float("-inf")
         self._latest: dict[str, float] = {}  # by worker id: the latest canary, or the first sight
         self._running: set[str] = set()
+        self.leases: set[Lease] = set()
+        """Of the canaries in progress."""
 
     def __repr__(self) -> str:
         return f"<Canaries every {self._interval:g} s, {len(self._running)} running>"
@@ -84,6 +86,7 @@ class Canaries:
     async def _check(self, worker: Worker, question: Question) -> None:
         sent = self._now()
         lease = self._upstream.pool.lease(worker, question.model)
+        self.leases.add(lease)
         outcome: Outcome = ABANDONED
         try:
             async with asyncio.timeout(self._timeout):
@@ -104,6 +107,7 @@ class Canaries:
                 self._metrics.ended("silent")
         finally:
             self._running.discard(worker.id)
+            self.leases.discard(lease)
             lease.release(outcome)
 
     async def _ask(self, worker: Worker, question: Question) -> Answer:

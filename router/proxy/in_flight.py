@@ -202,6 +202,9 @@ class InFlight:
         if shared.debug:
             _log.debug("request %s: %s answers", record.id, record.worker)
 
+    def owns(self, attempt: Attempt) -> bool:
+        return self._attempt is attempt and (self._task is None or not self._task.done())
+
     def has_larger(self, replica: Replica) -> bool:
         """True if a larger context than that of the replica, or of the entry, may answer."""
         return self._recover().has_larger(replica, self._now())

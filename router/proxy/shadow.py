@@ -250,6 +250,9 @@ class ShadowCopy:
 
     # the requester
 
+    def owns(self, attempt: Attempt) -> bool:
+        return self._attempt is attempt and (self.task is None or not self.task.done())
+
     def has_larger(self, replica: Replica) -> bool:
         return False
 

@@ -7,11 +7,14 @@ time-out. One background task checks all requests, instead of a timer per reques
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from vllama_pool.router.proxy.lease_audit import Holder
 
-class Watched(Protocol):
+
+class Watched(Holder, Protocol):
     """A request in progress on a worker."""
 
     @property
@@ -64,6 +67,11 @@ class StallWatch:
 
     def __repr__(self) -> str:
         return f"<StallWatch {len(self._watched)} watched>"
+
+    @property
+    def watched(self) -> Collection[Watched]:
+        """All requests in progress."""
+        return self._watched
 
     async def run(self) -> None:
         while True:

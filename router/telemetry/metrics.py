@@ -39,6 +39,7 @@ class Readings:
     shadows: Callable[[], Iterable[Family]] = tuple
     """Of copies to shadow targets."""
     canaries: Callable[[], Iterable[Family]] = tuple
+    leases: Callable[[], Iterable[Family]] = tuple
     panics: Callable[[float], Iterable[tuple[str, bool]]] = lambda now: ()
     """Served models, and whether breakers are ignored for them."""
     routing_file: Callable[[], RoutingFileState | None] = lambda: None
@@ -149,6 +150,7 @@ class RouterMetrics:
             *self._read(),
             *self._readings.shadows(),
             *self._readings.canaries(),
+            *self._readings.leases(),
             *self._counted(),
             *self.usage.families(),
         ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from vllama_pool.router.balance.lease import Lease
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 
 LIMITS = StallLimits(unresponsive_worker=3, first_content=300, mid_response=120, whole_answer=1800)
@@ -19,6 +20,13 @@ class Wait:
     answers_whole: bool = False
     errors: list[str] = field(default_factory=list)
     limits: StallLimits = LIMITS
+    owned: bool = True
+
+    @property
+    def lease(self) -> Lease:
+        raise NotImplementedError
+
+    def close(self) -> None: ...
 
     def abort(self, text: str) -> None:
         self.errors.append(text)
