@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -119,6 +120,12 @@ class Fleet:
             return {name: worker["state"] for name, worker in self.workers().items()}
         except httpx.HTTPError:
             return {}
+
+    def queued(self, model: str = MODEL) -> int:
+        """Return the requests for a model that wait in the router."""
+        page = httpx.get(f"{self.url}/metrics", trust_env=False, timeout=10).raise_for_status().text
+        found = re.search(rf'^vllama_queue_waiting\{{model="{model}"\}} (\S+)', page, re.MULTILINE)
+        return int(float(found[1])) if found else 0
 
     def table(self) -> str:
         """Return the output of `vllama ps`."""

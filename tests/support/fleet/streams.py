@@ -36,6 +36,10 @@ class Stream:
         return any(_text(line) for line in self.lines)
 
     @property
+    def text(self) -> str:
+        return "".join(map(_text, self.lines))
+
+    @property
     def complete(self) -> bool:
         """True if it ended with `done` and without an error."""
         return bool(self.lines) and self.lines[-1].get("done") is True and not self.errors

@@ -1,4 +1,4 @@
-"""Clients that disconnect free their slots and queue places in vLLM, by vLLM's own gauges."""
+"""Clients that disconnect free their slots and places in vLLM, by its own gauges, and their places in the queue."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ MAX_SECONDS = 1.0
 MAX_VLLM_SECONDS = 3.0
 """Maximum seconds for vLLM, which checks for aborts between engine steps. Two busy engines on two cores can delay a
 step by a second, and a slow memory by another."""
+IN_VLLM = 2
+"""Requests that wait inside the two full engines: each gets a tenth more than its slots. More wait in the router."""
 LONG = 1200
 """Tokens of an answer that outlasts the test."""
 
@@ -76,11 +78,15 @@ async def test_queued_clients_that_leave_free_their_places(
     ):
         await auntil(lambda: _are(read_counts, (2 * SLOTS, 0)), 60, "every slot is taken")
         async with streaming(url, chat_body(LONG, stream=stream), 6, "queued") as (queued, more):
-            await auntil(lambda: _are(read_counts, (2 * SLOTS, 6)), 30, "six wait inside vLLM")
+            await auntil(lambda: _are(read_counts, (2 * SLOTS, IN_VLLM)), 30, "two wait inside vLLM")
+            await auntil(lambda: _waits(fleet, 6 - IN_VLLM), 5, "four wait in the router")
             assert not any(one.lines for one in queued)
             await drop(more)
             took = await wait_for_counts(read_counts, (2 * SLOTS, 0), MAX_VLLM_SECONDS)
-            record_property("figure", f"six left that waited in full engines ({stream=}): seen after {took:.2f} s")
+            await auntil(lambda: _waits(fleet, 0), MAX_VLLM_SECONDS, "none waits in the router")
+            record_property(
+                "figure", f"six left that waited, two in full engines ({stream=}): vLLM saw it after {took:.2f} s"
+            )
         assert all(one.has_content and not one.errors for one in streams), "all other streams continue"
         await drop(tasks)
         took = await wait_for_counts(read_counts, (0, 0), MAX_VLLM_SECONDS)
@@ -89,3 +95,7 @@ async def test_queued_clients_that_leave_free_their_places(
 
 async def _are(read_counts: ReadCounts, expected: tuple[int, int]) -> bool:
     return await read_counts() == expected
+
+
+async def _waits(fleet: Fleet, count: int) -> bool:
+    return await asyncio.to_thread(fleet.queued) == count
