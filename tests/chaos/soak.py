@@ -6,6 +6,8 @@ python -m tests.chaos --soak 20m --picture docs/chaos-soak.svg
 from __future__ import annotations
 
 import asyncio
+import itertools
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,10 @@ KILLS = 30.0
 SETTLED = 300.0
 """Seconds after which memory must be flat; a quarter of a shorter run."""
 TOLERANCE = 0.05
+PERIOD = 10
+"""Samples between two points of the curve of answers."""
+PROGRESS = 60
+"""Samples between two lines of progress."""
 MIB = 1 << 20
 SLOTS = 16
 PLAN = Plan(
@@ -38,17 +44,21 @@ CLIENTS = round(0.7 * SLOTS * 3)
 class Soak:
     """What a run has seen. Times are seconds since its start."""
 
+    names: Sequence[str] = ()
+    """Of the routers and the agents."""
     memory: list[tuple[float, tuple[int, ...]]] = field(default_factory=list)
-    """Bytes of each router, every second."""
+    """Bytes of each of them, every second."""
     answered: list[tuple[float, int]] = field(default_factory=list)
     """Requests that have ended."""
     lost: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     kills: list[float] = field(default_factory=list)
     complete: int = 0
+    stopped: str = ""
+    """Why the run ended early."""
 
     def growth(self) -> list[float]:
-        """Return the relative change of each router's memory from the end of its first part to the end."""
+        """Return the relative change of the memory of each process from the end of the first part to the end."""
         seconds = self.memory[-1][0]
         settled = min(SETTLED, seconds / 4)
         late = [sizes for at, sizes in self.memory if at >= settled]
@@ -59,32 +69,42 @@ class Soak:
     def problems(self) -> list[str]:
         found = [f"{len(self.lost)} requests lost: {self.lost[0]}"] if self.lost else []
         found += [f"{len(self.errors)} errors: {self.errors[0]}"] if self.errors else []
-        for index, growth in enumerate(self.growth()):
+        for name, growth in zip(self.names, self.growth(), strict=True):
             if abs(growth) > TOLERANCE:
-                found.append(f"the memory of router {index} changed by {growth:+.1%}; the bound is {TOLERANCE:.0%}")
-        return found
+                found.append(f"the memory of {name} changed by {growth:+.1%}; the bound is {TOLERANCE:.0%}")
+        return [*found, self.stopped] if self.stopped else found
 
     def text(self) -> str:
-        changes = ", ".join(f"{growth:+.1%}" for growth in self.growth())
-        sizes = ", ".join(f"{size / MIB:.1f}" for size in self.memory[-1][1])
+        sizes = ", ".join(
+            f"{name} {size / MIB:.1f} MiB ({growth:+.1%} since it settled)"
+            for name, size, growth in zip(self.names, self.memory[-1][1], self.growth(), strict=True)
+        )
         return (
             f"{self.memory[-1][0]:.0f} s, {len(self.kills)} kills, {self.complete} complete answers, "
-            f"{len(self.errors)} errors, {len(self.lost)} lost; memory of the routers {sizes} MiB, "
-            f"changed by {changes} since it settled"
+            f"{len(self.errors)} errors, {len(self.lost)} lost; memory: {sizes}"
         )
 
     def picture(self) -> str:
         memory = [
-            Series(f"router {i}", [(at, sizes[i] / MIB) for at, sizes in self.memory])
-            for i in range(len(self.memory[0][1]))
+            Series(name, [(at, sizes[index] / MIB) for at, sizes in self.memory])
+            for index, name in enumerate(self.names)
+            if name.startswith("router")
         ]
-        ended = [Series("ended", [(at, float(count)) for at, count in self.answered])]
+        title = f"answers per second; {len(self.kills)} kills, {len(self.lost)} lost"
         return svg(
             [
                 Panel("memory of the routers", "seconds", "MiB", memory, linear=True),
-                Panel(f"requests; {len(self.lost)} lost", "seconds", "requests", ended, linear=True),
+                Panel(title, "seconds", "requests/s", [Series("ended", self.rates())], linear=True),
             ]
         )
+
+    def rates(self) -> list[tuple[float, float]]:
+        """Return the requests that ended per second, in periods of PERIOD samples."""
+        some = self.answered[::PERIOD]
+        return [
+            (later, (after - before) / (later - earlier))
+            for (earlier, before), (later, after) in itertools.pairwise(some)
+        ]
 
 
 def mean(values: Sequence[int]) -> float:
@@ -92,20 +112,25 @@ def mean(values: Sequence[int]) -> float:
 
 
 async def run(folder: Path, seconds: float, every: float = KILLS) -> Soak:
-    """Run the soak. Raises AssertionError if the fleet does not start or does not mend."""
+    """Run the soak. Raises AssertionError if the fleet does not start."""
     async with fleet(folder, PLAN) as running:
         soak, load = Soak(), Load(lambda: running.ports, "the soak", clients=CLIENTS, tokens=24)
+        lasting = [*running.routers, *running.workers]
+        soak.names = [child.name for child in lasting]
+        processes = [psutil.Process(child.pid) for child in lasting]
         start = time.monotonic()
         async with load.running(ramp=2):
             killing = asyncio.create_task(_kill(running, soak, start, every))
-            processes = [psutil.Process(router.pid) for router in running.routers]
-            while (now := time.monotonic() - start) < seconds:
+            while (now := time.monotonic() - start) < seconds and not killing.done():
                 soak.memory.append((now, tuple(process.memory_info().rss for process in processes)))
                 _collect(load, soak)
                 soak.answered.append((now, soak.complete + len(soak.errors) + len(soak.lost)))
-                assert not killing.done(), killing.result()
+                if len(soak.memory) % PROGRESS == 0:
+                    sys.stderr.write(f"{soak.text()}\n")
                 await asyncio.sleep(1 - (time.monotonic() - start) % 1)  # the interval of the samples
             killing.cancel()
+            (ended,) = await asyncio.gather(killing, return_exceptions=True)
+            soak.stopped = "" if isinstance(ended, asyncio.CancelledError) else f"the kills ended: {ended!r}"
         _collect(load, soak)
         return soak
 

@@ -36,6 +36,8 @@ class Refuse(_Worker, frozen=True, kw_only=True):
 
     seconds: float | None = None
     """None: until the faults are replaced."""
+    reset: bool = False
+    """Reset the open connections too."""
 
 
 class Freeze(_Worker, frozen=True, kw_only=True):

@@ -19,6 +19,8 @@ from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.routes import Routes
 
 BACKLOG = 2048
+RESET_DELAY = 0.05
+"""Seconds until connections are reset: the client that asked for it gets its answer before."""
 REMEMBERED = 256
 
 
@@ -108,6 +110,9 @@ class Simulated:
         for timer in (self._thaw, self._listen_again, self._exit):
             if timer is not None:
                 timer.cancel()
+        self._reset_connections()
+
+    def _reset_connections(self) -> None:
         for connection in list(self.connections):
             connection.close(reset=True)
 
@@ -148,8 +153,10 @@ class Simulated:
             self._spawn_listen()
             return
         self.refuse()
+        loop = asyncio.get_running_loop()
+        if fault.reset:
+            loop.call_later(RESET_DELAY, self._reset_connections)
         if fault.seconds is not None:
-            loop = asyncio.get_running_loop()
             self._listen_again = loop.call_later(fault.seconds, self._spawn_listen)
 
     def _spawn_listen(self) -> None:

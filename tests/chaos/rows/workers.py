@@ -188,7 +188,7 @@ async def flaps(scene: Scene) -> None:
         await load.until_complete(25)
         before = await answered(scene)
         for _ in range(int(scene.size(2, 8))):
-            await victim.set_faults({"kind": "refuse", "seconds": 2})
+            await victim.set_faults({"kind": "refuse", "seconds": 2, "reset": True})
             await asyncio.sleep(2)
             await scene.until(victim.stats, 5, "the worker listens again")
             await asyncio.sleep(2)

@@ -301,6 +301,16 @@ async def test_connections_are_refused_and_then_taken_again(client: httpx.AsyncC
             assert (await fresh.get(worker.url + "/health")).status_code == 200
 
 
+async def test_a_worker_that_refuses_can_reset_its_open_connections_too(client: httpx.AsyncClient) -> None:
+    async with workers(dataclasses.replace(FAST, tokens_per_second=100.0)) as (worker,):
+        answer = asyncio.create_task(client.post(worker.url + CHAT, json={**STREAM, "max_tokens": 1000}))
+        await auntil(lambda: worker.tokens > 3)
+        worker.set_faults([faults.Refuse(reset=True)])
+        with pytest.raises(httpx.TransportError):
+            await answer
+        await auntil(lambda: worker.running == 0)
+
+
 async def test_a_frozen_worker_goes_on_where_it_was(client: httpx.AsyncClient) -> None:
     async with workers(dataclasses.replace(FAST, tokens_per_second=100.0)) as (worker,):
         answer = asyncio.create_task(client.post(worker.url + CHAT, json=STREAM))
