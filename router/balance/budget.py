@@ -8,20 +8,20 @@ class RetryBudget:
     or those that one request may have.
 
     Only requests and the start add tokens. With a share of 0.2, the processes of a router together send at most 1.2
-    attempts per request of the model, plus three, if every attempt fails. A share of 0 allows no retry.
+    attempts per request of the model, plus three or one per process, if every attempt fails. A share of 0 allows none.
     """
 
     TOKENS_PER_REQUEST = 0.2
     MIN_CAPACITY = 3.0
     SURPLUS = 3.0
-    """Retries at the start, over all processes of the router."""
+    """Retries at the start, over all processes of the router; more if that is less than one for each."""
 
     __slots__ = ("_least", "available", "in_flight", "retries", "share")
 
     def __init__(self, share: float = TOKENS_PER_REQUEST, retries: int = 0, processes: int = 1) -> None:
         """`retries`: those that one request may have, if the model's entry says so. `processes`: of the router."""
         self.in_flight = 0
-        self.available = max(self.SURPLUS / processes, retries)
+        self.available = max(self.SURPLUS / processes, 1.0, retries)
         """Retries that may be spent; less than 1 means none."""
         self.set_limits(share, retries)
 

@@ -79,9 +79,11 @@ def test_a_lone_request_may_have_all_of_its_models_retries() -> None:
     assert [budget.try_spend() for _ in range(10)] == [True] * 9 + [False]
 
 
-def test_the_processes_of_a_router_share_the_retries_of_the_start() -> None:
-    budgets = [RetryBudget(processes=4) for _ in range(4)]
-    assert sum(budget.available for budget in budgets) == 3
+def test_the_processes_of_a_router_share_the_retries_of_the_start_and_have_one_at_least() -> None:
+    """Without a retry of its own, a process would answer with the error of the first ill worker."""
+    assert sum(RetryBudget(processes=2).available for _ in range(2)) == 3
+    budgets = [RetryBudget(processes=8) for _ in range(8)]
+    assert [budget.available for budget in budgets] == [1] * 8
     for _ in range(100):
         budgets[0].begin_request()
         budgets[0].end_request()
@@ -100,7 +102,7 @@ def test_retries_never_exceed_the_share_of_the_requests_and_the_surplus(
 ) -> None:
     """Whatever the order of requests, retries and changed limits."""
     budget = RetryBudget(share, retries, processes)
-    allowed, spent = max(3 / processes, retries), 0
+    allowed, spent = max(3 / processes, 1, retries), 0
     for step in steps:
         if step == "begin":
             budget.begin_request()
