@@ -13,6 +13,7 @@ from tests.chaos.fault_proxy import FaultProxy
 from tests.chaos.processes import Agent, Router, Valkey
 from tests.chaos.sentinels import Replicated, replicated
 from tests.chaos.waiting import wait_until
+from tests.support.clocks.shifted_clock import ShiftedClock, build
 
 SECRET = "chaos" * 7
 ROUTERS, WORKERS = 2, 3
@@ -33,6 +34,8 @@ class Plan:
     routing: str = ROUTING
     sentinels: bool = False
     """The registry is a primary with a replica and three Sentinels."""
+    clocks: bool = False
+    """The time of day can be shifted, in Valkey, routers and agents apart."""
 
 
 USUAL = Plan()
@@ -51,6 +54,8 @@ class Fleet:
     workers: list[Agent]
     replicated: Replicated | None = None
     """With `Plan.sentinels`."""
+    clocks: Mapping[str, ShiftedClock] = field(default_factory=dict)
+    """With `Plan.clocks`: of the "registry", the "routers" and the "agents"."""
 
     @property
     def routing_file(self) -> Path:
@@ -111,7 +116,9 @@ class Fleet:
 async def fleet(folder: Path, plan: Plan = USUAL) -> AsyncIterator[Fleet]:
     """Start a fleet. All its processes end with the context."""
     _prepare(folder, plan)
-    valkey = Valkey(folder)
+    clocks = _clocks(folder) if plan.clocks else {}
+    of_clock = {kind: clock.env for kind, clock in clocks.items()}
+    valkey = Valkey(folder, of_clock.get("registry", {}))
     async with contextlib.AsyncExitStack() as stack:
         target = ("127.0.0.1", valkey.port)
         of_routers, of_agents, of_first = [await stack.enter_async_context(FaultProxy(target)) for _ in range(3)]
@@ -120,7 +127,15 @@ async def fleet(folder: Path, plan: Plan = USUAL) -> AsyncIterator[Fleet]:
         other = {"VLLAMA_REDIS_URL": registry.url} if registry else {}
         routers = [
             Router(
-                f"router-{number}", folder, {**shared, **_router_env(of_routers, folder), **other, **plan.router_env}
+                f"router-{number}",
+                folder,
+                {
+                    **shared,
+                    **_router_env(of_routers, folder),
+                    **other,
+                    **of_clock.get("routers", {}),
+                    **plan.router_env,
+                },
             )
             for number in range(plan.routers)
         ]
@@ -128,12 +143,18 @@ async def fleet(folder: Path, plan: Plan = USUAL) -> AsyncIterator[Fleet]:
             Agent(
                 f"w{number}",
                 folder,
-                {**shared, "VLLAMA_REDIS_URL": _url(of_agents if number else of_first), **other, **plan.agent_env},
+                {
+                    **shared,
+                    "VLLAMA_REDIS_URL": _url(of_agents if number else of_first),
+                    **other,
+                    **of_clock.get("agents", {}),
+                    **plan.agent_env,
+                },
                 plan.worker_flags,
             )
             for number in range(plan.workers)
         ]
-        running = Fleet(folder, plan, valkey, of_routers, of_agents, of_first, routers, agents, registry)
+        running = Fleet(folder, plan, valkey, of_routers, of_agents, of_first, routers, agents, registry, clocks)
         stack.callback(_kill_all, running)
         valkey.start()
         await valkey.wait_ready()
@@ -145,6 +166,11 @@ async def fleet(folder: Path, plan: Plan = USUAL) -> AsyncIterator[Fleet]:
             await router.wait_ready()
         await wait_until(running.whole, 60, "each router sees each worker", interval=0.1)
         yield running
+
+
+def _clocks(folder: Path) -> dict[str, ShiftedClock]:
+    library = build(folder)
+    return {kind: ShiftedClock(library, folder / f"clock-{kind}") for kind in ("registry", "routers", "agents")}
 
 
 def _prepare(folder: Path, plan: Plan) -> None:

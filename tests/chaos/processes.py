@@ -13,10 +13,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 import psutil
+from redis.asyncio import Redis
 
 from tests.chaos.waiting import wait_until
 from tests.support.fleet.programs import clean_environ
@@ -87,8 +89,9 @@ class Child:
 class Valkey(Child):
     """A Valkey on a loopback port, without persistence, whose restarts only the harness decides."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, env: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__("valkey", folder)
+        self.env = env
         self.port = free_ports()
 
     def start(self) -> None:
@@ -96,7 +99,13 @@ class Valkey(Child):
 
         options = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "appendonly": "no"}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        self.spawn([str(get_binary_path()), *words, "--dir", str(self.log.parent)], {})
+        self.spawn([str(get_binary_path()), *words, "--dir", str(self.log.parent)], self.env)
+
+    async def time(self) -> float:
+        """Return its time of day, in Unix seconds."""
+        async with Redis(port=self.port) as redis:
+            seconds, micros = await redis.time()
+        return int(seconds) + int(micros) / 1e6
 
     async def command(self, *words: str) -> bytes:
         """Send one command. Returns the first line of the reply. Raises OSError."""
@@ -222,6 +231,11 @@ class Agent(Child):
                 found: dict[str, Any] = (await http.get(f"{self.url}/simulated/stats")).json()
                 return found
         return {}
+
+    async def date(self) -> str:
+        """Return the Date header of the worker, whose clock is that of its agent."""
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
+            return str((await http.get(f"{self.url}/health")).headers["date"])
 
     async def set_faults(self, *faults: Mapping[str, Any]) -> None:
         """Replace the worker's faults, in the JSON of workers/simulated/faults.py."""

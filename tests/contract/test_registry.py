@@ -210,6 +210,32 @@ async def test_workers_without_a_beat_for_a_minute_are_removed(registry: Registr
     assert not await registry.beat("old", 1, LoadReport())
 
 
+async def test_beats_from_before_the_registrys_clock_was_set_back_are_collected(
+    registry: Registry, redis: aioredis.Redis
+) -> None:
+    """A time that is later than now counts as now: the worker is collected a minute later, not an hour."""
+    await registry.register(record(), LoadReport())
+    now = (await redis.zrange(Keys.of("f").hbz, 0, -1, withscores=True))[0][1]
+    await redis.zadd(Keys.of("f").hbz, {"a": now + 3_600_000.0})
+    await redis.zadd(Keys.of("f").routers, {"gone": now + 3_600_000.0})
+    assert "a" in (await registry.snapshot(router="one")).beats
+    [(_, corrected)] = await redis.zrange(Keys.of("f").hbz, 0, -1, withscores=True)
+    assert now <= corrected < now + 60_000
+    assert await redis.zrange(Keys.of("f").routers, 0, -1) == [b"one"]
+
+
+async def test_a_trial_from_before_the_registrys_clock_was_set_back_is_over(
+    registry: Registry, redis: aioredis.Redis
+) -> None:
+    assert await registry.begin_trial("a", "one", 30)
+    assert not await registry.begin_trial("a", "two", 30)
+    held = await redis.hget(Keys.of("f").trials, "a")
+    assert held is not None
+    owner, _, ends = held.decode().partition(":")
+    await redis.hset(Keys.of("f").trials, "a", f"{owner}:{int(ends) + 3_600_000}")
+    assert await registry.begin_trial("a", "two", 30)
+
+
 async def test_routers_are_counted_while_they_poll(registry: Registry, redis: aioredis.Redis) -> None:
     async def routers() -> int:
         reply = await registry.put_model("v", b"", b"")

@@ -5,15 +5,29 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 
-from tests.chaos.fleet import FLAGS
+from tests.chaos.fleet import FLAGS, Plan
 from tests.chaos.row import Rows, Scene, Skipped
+from tests.chaos.rows.registry import extra
+from tests.chaos.rows.workers import out
+from tests.support.clocks.shifted_clock import HOUR, can_shift
 
 BROKEN = "models: {front: {serve: m"
+CLOCKS = Plan(clocks=can_shift())
+STEPS: tuple[Mapping[str, int], ...] = (
+    {"registry": 1},
+    {"registry": -1},
+    {"routers": 1, "agents": -1},
+    {"registry": 1, "routers": 1, "agents": 1},
+    {"registry": -1, "routers": -1, "agents": -1},
+)
+"""Hours of each clock, at the beginning and then. Each step stays in effect until the next one."""
 
 
 def add(rows: Rows) -> None:
-    rows.row("F30", "clocks stepped by an hour", "No decision depends on the wall clock.")(clocks)
+    rows.row("F30", "clocks stepped by an hour", "No decision depends on the wall clock.", plan=CLOCKS)(clocks)
     rows.row("F31", "routing file broken, cut off, deleted", "The old table stays; the next good one is live at once.")(
         broken_file
     )
@@ -22,7 +36,39 @@ def add(rows: Rows) -> None:
 
 
 async def clocks(scene: Scene) -> None:
-    raise Skipped("needs libfaketime, which is not installed")
+    """Step the clocks of registry, routers and agents: one, two and all of them, there and back."""
+    if not can_shift():
+        raise Skipped("needs a C compiler on Linux, to shift clocks")
+    fleet = scene.fleet
+    async with scene.load().running() as load:
+        await load.until_complete(25)
+        for step in STEPS:
+            for kind, clock in fleet.clocks.items():
+                clock.shift(HOUR * step.get(kind, 0))
+            await scene.until(lambda step=step: told(scene, step), 10, f"the processes have clocks at {step}")
+            await scene.holds(fleet.whole, scene.size(1, 12), f"all workers serve, with clocks at {step}")
+            await load.until_complete(25)
+        late = extra(scene, "late")
+        late.start()
+        await scene.until(late.stats, 20, "a worker with a late clock answers")
+        await scene.recovers(
+            lambda: fleet.everywhere(lambda page: "late" in page and not out(page["late"])),
+            5,
+            "routers use a worker that joined",
+        )
+        await load.until_complete(25)
+
+
+async def told(scene: Scene, step: Mapping[str, int]) -> bool:
+    """Return True if the processes tell the times that they should have."""
+    fleet = scene.fleet
+    times = {
+        "registry": await fleet.valkey.time(),
+        "routers": parsedate_to_datetime((await fleet.routers[0].get("/livez")).headers["date"]).timestamp(),
+        "agents": parsedate_to_datetime(await fleet.workers[0].date()).timestamp(),
+    }
+    off = [told - time.time() - HOUR * step.get(kind, 0) for kind, told in times.items()]
+    return max(map(abs, off)) < 5 * scene.patience
 
 
 async def broken_file(scene: Scene) -> None:

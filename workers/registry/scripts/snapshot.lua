@@ -12,6 +12,13 @@ local known, collect_after, router, router_ttl = ARGV[1], tonumber(ARGV[2]), ARG
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+-- Later times are of a clock that was set back since: nothing would be collected until it is as late again.
+local future = string.format('(%.0f', now)
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', hbz, future, '+inf', 'LIMIT', 0, 100)) do
+  redis.call('ZADD', hbz, string.format('%.0f', now), id)
+end
+redis.call('ZREMRANGEBYSCORE', routers, future, '+inf') -- living ones poll again
+
 local dead = redis.call('ZRANGEBYSCORE', hbz, '-inf', string.format('(%.0f', now - collect_after), 'LIMIT', 0, 100)
 if #dead > 0 then
   for _, id in ipairs(dead) do

@@ -13,7 +13,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local held = redis.call('HGET', trials, id)
 if held then
   local ends = tonumber(string.match(held, ':(%d+)$'))
-  if ends and ends > now then
+  if ends and ends > now and ends <= now + duration then -- a later end is of a clock that was set back since
     return 0
   end
 end

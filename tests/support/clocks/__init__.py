@@ -1,0 +1,1 @@
+"""Clocks of processes that tests shift."""
