@@ -15,6 +15,7 @@ from vllama_pool.router.proxy.lease_audit import LeaseAudit
 from vllama_pool.router.proxy.shadow import Shadows
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.proxy.timeouts import Timeouts, TimeoutTable
+from vllama_pool.router.proxy.waiting_request import resolve_anew
 from vllama_pool.router.state import Collaborators, RouterState
 
 CLIENT_STALL = 60.0
@@ -49,7 +50,8 @@ def make_request_path(
     )
     shadows = Shadows(upstream, state.routes, collaborators.rng, state.shadow_metrics, processes)
     refresh, debug = state.sources.discovery.refresh, settings.log_level == "debug"
-    shared = Shared(upstream, collaborators.rng, state.admission, refresh, debug, state.sources.poison)
+    poison, resolve = state.sources.poison, resolve_anew(state.routes, state.pool)
+    shared = Shared(upstream, collaborators.rng, state.admission, refresh, debug, poison, resolve)
     forwarder = Forwarder(shared, processes)
     inference = InferenceHandler(
         routes=state.routes,
@@ -60,6 +62,7 @@ def make_request_path(
         decisions=state.decisions,
         names=state.names,
         shadows=shadows,
+        note_absent=state.admission.note_absent,
         body_limit=settings.body_limit,
         traces=settings.trace,
         anonymous=Grant(usage=state.metrics.usage.anonymous),

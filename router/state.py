@@ -93,6 +93,7 @@ def open_state(
         dropped_log_lines=lambda: request_log.dropped,
         queues=admission.queues,
         worker_queues=admission.worker_queues,
+        wanted=admission.wanted,
         routing_file=file_state,
         shadows=shadow_metrics.families,
         canaries=canary_metrics.families,

@@ -14,6 +14,7 @@ from vllama_pool.config.routing.entries import entries, entry_key, texts_of, tex
 from vllama_pool.config.routing.fallback_loops import fallback_loops
 from vllama_pool.config.routing.key_conflicts import find_key_conflicts
 from vllama_pool.config.routing.places import Path, Place, Problem, dotted
+from vllama_pool.config.routing.scale_checks import scale_problems
 from vllama_pool.config.routing.target_checks import target_problems
 from vllama_pool.config.routing.yaml_document import Document
 
@@ -24,6 +25,7 @@ def find_conflicts(document: Document) -> Iterator[Problem]:
     yield from _name_conflicts(document, key_of)
     yield from target_problems(document, key_of)
     yield from fallback_loops(document)
+    yield from scale_problems(document)
     yield from _worker_conflicts(document)
     yield from find_key_conflicts(document)
     yield from _empty_maintenance(document)

@@ -16,10 +16,12 @@ from vllama_pool.config.routing.schema_types import (
     Message,
     ModelName,
     Positive,
+    Requests,
     Section,
     ServedName,
     Split,
-    Whole,
+    UpToADay,
+    Waiting,
     whole,
 )
 
@@ -94,11 +96,35 @@ class Fallbacks(Section):
 class Limits(Section):
     """Limits on an entry's requests. Those on numbers of requests are divided among the router processes."""
 
-    concurrency: Positive | None = Field(None, description="Requests in progress. Further ones wait.")
-    queue: Whole | None = Field(None, description="Waiting requests. Further ones are refused.")
-    wait: Duration | None = Field(None, description="Longest wait in the queue.")
+    concurrency: Requests | None = Field(None, description="Requests in progress. Further ones wait.")
+    queue: Waiting | None = Field(
+        None,
+        description="Waiting requests. Further ones get Ollama's 503 with a Retry-After. Left out: `OLLAMA_MAX_QUEUE`.",
+    )
+    wait: UpToADay | None = Field(
+        None,
+        description="Longest wait for a place or a free worker, one day at most. Then the same 503. Left out: any.",
+    )
     output: Positive | None = Field(None, description="Longest answer in tokens. Longer requests are shortened to it.")
     context: Positive | None = Field(None, description="Longest prompt and answer in tokens.")
+
+
+class Scale(Section):
+    """A model that may be without a worker, while something outside of vLLama starts and stops its workers."""
+
+    from_zero: bool = Field(
+        description="The model is known and listed without a worker, and its requests wait until one joins."
+    )
+    wait: UpToADay = Field(
+        300.0,
+        description="Longest wait for a worker while the model has none, one day at most. Then Ollama's 503 with a "
+        "Retry-After.",
+    )
+    hold: UpToADay = Field(
+        300.0,
+        description="Time after the model's latest request for which a worker stays wanted (`vllama_model_wanted` in "
+        "/metrics), one day at most.",
+    )
 
 
 class Timeouts(Section):
@@ -219,6 +245,7 @@ class ModelEntry(Section):
         None, description="Models that answer instead, in order, for all reasons or by reason."
     )
     limits: Limits | None = None
+    scale: Scale | None = None
     timeouts: Timeouts | None = None
     retries: Retries | None = None
     shadow: Shadow | None = None

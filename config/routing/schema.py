@@ -16,6 +16,7 @@ from vllama_pool.config.routing.schema_types import (
     Message,
     NameOrPattern,
     Positive,
+    Requests,
     Section,
     Sha256,
     WorkerUrl,
@@ -53,7 +54,7 @@ class Maintenance(Section):
 class Caps(Section):
     """Limits of a team or a key."""
 
-    concurrency: Positive | None = Field(
+    concurrency: Requests | None = Field(
         None,
         description="Requests in progress, of all router processes together. One more gets a 429. Each process admits "
         "its share, rounded up.",

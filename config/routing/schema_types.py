@@ -112,15 +112,16 @@ Sha256 = Annotated[str, AfterValidator(_sha256), WithJsonSchema({"type": "string
 Labels = Annotated[tuple[Label, ...], Field(strict=False, max_length=100)]
 Count = Annotated[int, Field(ge=-(2**31), lt=2**31), BeforeValidator(whole)]
 Positive = Annotated[int, Field(ge=1, le=10**9), BeforeValidator(whole)]
-Whole = Annotated[int, Field(ge=0, le=10**9), BeforeValidator(whole)]
+Requests = Annotated[int, Field(ge=1, le=10**6), BeforeValidator(whole)]
+Waiting = Annotated[int, Field(ge=0, le=10**6), BeforeValidator(whole)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(whole)]
 NonNegative = Annotated[float, Field(ge=0, le=1e9)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Duration = Annotated[
-    float,
-    Field(gt=0, le=1e7),
-    BeforeValidator(_seconds),
-    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": _DURATION}]}),
-]
+_DURATION_FORMS = WithJsonSchema(
+    {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": _DURATION}]}
+)
+Duration = Annotated[float, Field(gt=0, le=1e7), BeforeValidator(_seconds), _DURATION_FORMS]
 """Seconds, written as a number or as 20s, 10m."""
+UpToADay = Annotated[float, Field(gt=0, le=86_400), BeforeValidator(_seconds), _DURATION_FORMS]
+"""A duration for which a client waits, in seconds."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vllama_pool.router.admission.queue import UNLIMITED, AdmissionQueue, QueueLimits
 from vllama_pool.router.admission.share import share_of
 from vllama_pool.router.admission.turns import Turns
+from vllama_pool.router.admission.wanted import Wanted
 from vllama_pool.router.admission.worker_queue import QueueBounds, WorkerQueue
 
 
@@ -22,6 +23,10 @@ class RequestLimits:
     """Requests that wait; None for the limit of all models. Without `concurrency`, those that wait for the workers."""
     wait: float | None = None
     """Longest wait, in seconds."""
+    start: float | None = None
+    """Longest wait while the model has no worker, in seconds; None if it is not waited for."""
+    hold: float = 0.0
+    """Seconds after the latest request for which a worker stays wanted. With `start` only."""
 
 
 class Admission:
@@ -42,6 +47,8 @@ class Admission:
         self._bounds: dict[str, QueueBounds] = {}
         self._worker_queues: dict[str, WorkerQueue] = {}
         self._queues: dict[str, AdmissionQueue] = {}
+        self._wanted: dict[str, Wanted] = {}
+        """Of the entries that may be without a worker."""
         self._retired: dict[str, AdmissionQueue] = {}
         """Of entries that have no limit any more, until their requests have ended."""
         self.version = 0
@@ -73,12 +80,21 @@ class Admission:
         self._bounds = {name: self._queue_bounds(each) for name, each in limits.items()}
         for name, queue in self._worker_queues.items():
             queue.bounds = self._bounds.get(name, self._default)
+        starting = {name: each.hold for name, each in limits.items() if each.start is not None}
+        self._wanted = {name: self._wanted_for(name, hold) for name, hold in starting.items()}
+
+    def _wanted_for(self, name: str, hold: float) -> Wanted:
+        wanted = self._wanted.get(name) or Wanted(self.worker_queue(name), hold, self._clock)
+        wanted.hold = hold
+        return wanted
 
     def _queue_bounds(self, limits: RequestLimits) -> QueueBounds:
         if limits.concurrency is not None:
             # Those with a place in the queue of the entry have waited their turn, and are not refused any more.
-            return QueueBounds(self._share(limits.concurrency), limits.wait)
-        return QueueBounds(self._default.length if limits.queue is None else self._share(limits.queue), limits.wait)
+            length = self._share(limits.concurrency)
+        else:
+            length = self._default.length if limits.queue is None else self._share(limits.queue)
+        return QueueBounds(length, limits.wait, limits.start)
 
     def queue(self, entry: str) -> AdmissionQueue | None:
         """Return the queue of an entry; None if its requests in progress are not limited."""
@@ -99,6 +115,15 @@ class Admission:
     def worker_queues(self) -> Iterator[tuple[str, WorkerQueue]]:
         """Yield the models that have had requests, and the queues before their workers."""
         yield from self._worker_queues.items()
+
+    def wanted(self) -> Iterator[tuple[str, bool]]:
+        """Yield the entries that may be without a worker, and whether one is wanted."""
+        for name, wanted in self._wanted.items():
+            yield name, wanted.look()
+
+    def note_absent(self, model: str) -> None:
+        """Note a request that found no worker, and goes to a fallback."""
+        self.worker_queue(model).sought += 1
 
     def _queue_limits(self, limits: RequestLimits) -> QueueLimits:
         length = self._default.length if limits.queue is None else self._share(limits.queue)

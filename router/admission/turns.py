@@ -25,15 +25,39 @@ class Waiter(Protocol):
         """Return the monotonic time in seconds at which, without an event, a worker may get room; inf for never."""
 
 
+class Absence:
+    """The time in which requests of a line had no healthy worker."""
+
+    __slots__ = ("latest", "since")
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        """Monotonic seconds; None while there is a healthy worker."""
+        self.latest = -NEVER
+        """The end of the latest absence, in monotonic seconds."""
+
+    def note(self, now: float, *, absent: bool) -> None:
+        if absent:
+            self.since = now if self.since is None else self.since
+        elif self.since is not None:
+            self.since, self.latest = None, now
+
+    def touched(self, since: float) -> bool:
+        """True if there was an absence at or after that time."""
+        return self.since is not None or self.latest >= since
+
+
 class Line:
     """Requests that the same workers may answer."""
 
-    __slots__ = ("order", "served")
+    __slots__ = ("absence", "order", "served")
 
     def __init__(self) -> None:
         self.order: FairOrder[Waiter] = FairOrder()
         self.served = 0
         """Number of its latest turn."""
+        self.absence = Absence()
+        """Kept by its requests."""
 
     def add(self, waiter: Waiter, tenant: Tenant) -> bool:
         """Return True if it is the first: what it waits for may have happened while nobody did."""

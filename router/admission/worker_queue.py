@@ -15,6 +15,13 @@ from vllama_pool.router.admission.tenant import Tenant
 from vllama_pool.router.admission.turns import Line, Turns, Waiter
 from vllama_pool.router.errors import ServerBusy
 
+ANY_WORKER: Hashable = None
+"""The kind of requests that any worker of the model may answer."""
+
+
+ABSENT_RETRY_AFTER = 5
+"""Least seconds in the Retry-After of a model without a worker."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueueBounds:
@@ -24,6 +31,8 @@ class QueueBounds:
     """Waiting requests."""
     wait: float | None = None
     """Longest wait, in seconds."""
+    start: float | None = None
+    """Longest wait of a request that finds no worker, in seconds; None if the model must have one."""
 
 
 class WorkerQueue:
@@ -38,6 +47,10 @@ class WorkerQueue:
         """Requests so far that found the queue full, or waited too long."""
         self.ended = 0
         """Requests of the model so far that have ended. Counted by those requests."""
+        self.sought = 0
+        """Requests so far that found no worker with room."""
+        self.in_progress: Callable[[], int] = lambda: 0
+        """Returns the model's requests from their admission to their end. Set by their owner."""
         self._turns = turns
         self._clock = clock
         self._drain = DrainRate(lambda: self.ended)
@@ -46,22 +59,28 @@ class WorkerQueue:
     def __repr__(self) -> str:
         return f"<WorkerQueue {self.waiting} waiting>"
 
-    def join(self, waiter: Waiter, tenant: Tenant, kind: Hashable, length: int | None = None) -> Place:
-        """Wait. `kind`: tells the lines apart. `length`: in place of that of the bounds. Raises ServerBusy."""
-        if self.waiting >= (self.bounds.length if length is None else length):
-            raise self.busy()
+    def join(self, waiter: Waiter, tenant: Tenant, kind: Hashable, *, absent: bool = False) -> Place:
+        """Wait. `kind`: tells the lines apart. `absent`: see `busy`. Raises ServerBusy.
+
+        The line `ANY_WORKER` takes all further requests while it lasts, so that nobody overtakes those that have waited
+        for the model's first worker.
+        """
+        self.sought += 1
+        if self.waiting >= self.bounds.length:
+            raise self.busy(absent=absent)
         self._drain.look(self._clock())
-        line = self._lines.get(kind)
+        line = self._lines.get(ANY_WORKER) or self._lines.get(kind)
         if line is None:
             line = self._lines[kind] = Line()
         self.waiting += 1
         self._turns.add(line, waiter, tenant)
         return Place(self, line, waiter)
 
-    def busy(self) -> ServerBusy:
-        """Return the error of a request that may not wait, or not longer, and count it."""
+    def busy(self, *, absent: bool = False) -> ServerBusy:
+        """Return the error of a request that may not wait, or not longer, and count it. `absent`: for a worker to join,
+        which the rate at which requests end tells nothing of."""
         self.refused += 1
-        return ServerBusy(BUSY, retry_after=self.retry_after())
+        return ServerBusy(BUSY, retry_after=max(self.retry_after(), ABSENT_RETRY_AFTER if absent else 0))
 
     def retry_after(self) -> int:
         """Return the seconds in which those that wait now, and one more, get their turn."""
@@ -72,6 +91,10 @@ class WorkerQueue:
         """Time in which those that wait now get their turn, at the present rate; 0 if the rate is unknown."""
         rate = self._drain.look(self._clock())
         return self.waiting / rate if rate else 0.0
+
+    def look(self) -> None:
+        """Give the requests their turns soon, without an event."""
+        self._turns.note()
 
     def leave(self, place: Place) -> None:
         """Called by the place, once."""

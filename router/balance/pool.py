@@ -48,7 +48,7 @@ class Pool:
         self._removed: dict[str, Worker] = {}
         self._exact: dict[str, Group] = {}
         self._by_key: dict[str, Group] = {}
-        self._departed: dict[str, str] = {}  # the latest served name by name, the latest last
+        self._departed: dict[str, ModelInfo] = {}  # the latest description by name, the latest last
         self._peers: dict[str, Peers] = {}  # by the key of the workers' first model
         self._positions = count()
         self._served: tuple[str, ...] | None = None
@@ -160,6 +160,11 @@ class Pool:
         group = self.group_for(name)
         if group is not None:
             return group.first.model.name
+        info = self.departed(name)
+        return info.name if info is not None else None
+
+    def departed(self, name: str) -> ModelInfo | None:
+        """Return the latest description of a model whose workers have all left; None for another name."""
         return self._departed.get(name) or self._departed.get(lookup_key(name))
 
     def served(self) -> tuple[str, ...]:
@@ -237,7 +242,7 @@ class Pool:
                 group.leave(worker)
                 if not group:
                     del groups[name]
-                    self._record_departed(name, replica.model.name)
+                    self._record_departed(name, replica.model)
 
     def _leave_peers(self, worker: Worker, before: Models) -> None:
         key = lookup_key(before[0].name)
@@ -245,8 +250,8 @@ class Pool:
         if not self._peers[key]:
             del self._peers[key]
 
-    def _record_departed(self, name: str, served_name: str) -> None:
-        self._departed[name] = served_name
+    def _record_departed(self, name: str, model: ModelInfo) -> None:
+        self._departed[name] = model
         if len(self._departed) > MAX_DEPARTED_NAMES:
             del self._departed[next(iter(self._departed))]
 

@@ -50,6 +50,8 @@ class Found:
     workers: Sequence[Worker]
     target: int = 0
     """Index of the group that `group` is, or is a part of."""
+    healthy: bool = True
+    """False for last resorts: workers that are suspect, failing or down."""
 
 
 def choose(
@@ -97,7 +99,7 @@ def find(groups: Sequence[Group], tried: Collection[str], now: float, demand: De
         for target, group in enumerate(groups):
             part, workers = _find_in(group, tier, tried, now, at_least, demand.at_most)
             if workers:
-                return Found(part, workers, target)
+                return Found(part, workers, target, tier is TIERS[0])
     return None
 
 

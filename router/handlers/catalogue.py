@@ -37,7 +37,7 @@ def catalogue_routes(
     """`collect_uses` asks all router processes. `version`: Ollama's version, shown to clients."""
 
     def models(request: LitestarRequest) -> list[ModelView]:
-        return [model_view(listed) for listed in routes().list_models(pool, rights_of(request)) if listed.replicas]
+        return [model_view(listed) for listed in routes().list_models(pool, rights_of(request)) if listed.infos]
 
     @route("/api/tags", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
     def tags(request: LitestarRequest) -> Response[bytes]:
@@ -63,7 +63,7 @@ def catalogue_routes(
         show_request = await decode_body(show.decode_show, await read_request(request))
         name_model(request.scope, show_request.requested)
         listed = routes().find(show_request.requested, pool, rights_of(request))
-        if listed is None or not listed.replicas:
+        if listed is None or not listed.infos:
             raise unknown_model(show_request.requested, show_text(show_request.requested), cloud=NO_CLOUD_DETAILS)
         return _json(show.show(model_view(listed), show_request, request.headers.get("user-agent", "")))
 
@@ -75,7 +75,7 @@ def model_view(listed: ListedModel) -> ModelView:
     reachable = [target for target in listed.replicas if not target.worker.down] or listed.replicas
     view = ModelView(
         name=listed.name,
-        replicas=tuple(target.model for target in reachable),
+        replicas=tuple(target.model for target in reachable) or listed.infos,
         defaults=listed.defaults,
         loaded=any(target.worker.is_open and not target.worker.down for target in reachable),
         engines=tuple(target.worker.record.engine_version for target in reachable),

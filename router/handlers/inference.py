@@ -27,7 +27,7 @@ from vllama_pool.router.proxy.in_flight import ClientGone, InFlight
 from vllama_pool.router.proxy.shadow import Shadows
 from vllama_pool.router.routing.asker import Asker
 from vllama_pool.router.routing.live import LiveRoutes
-from vllama_pool.router.routing.resolution import Resolution, UnknownModel
+from vllama_pool.router.routing.resolution import Absent, Resolution, UnknownModel
 from vllama_pool.router.routing.rules import Rule
 from vllama_pool.router.server.asgi import (
     HEADERS,
@@ -56,6 +56,7 @@ from vllama_pool.router.telemetry.request_record import (
     Fallback,
     RequestRecord,
 )
+from vllama_pool.workers.registry.record import ModelInfo
 
 DECODED_INLINE = INLINE_BYTES // SCHEMA_WEIGHT
 """Bytes of a body that is decoded fast, even if it is one JSON schema."""
@@ -73,6 +74,8 @@ class InferenceHandler:
     shadows: Shadows
     body_limit: int
     """Bytes."""
+    note_absent: Callable[[str], None] = lambda model: None
+    """Called for a request whose model has no worker, so that a fallback answers."""
     anonymous: Grant = field(default_factory=Grant)
     """Of requests without an API key."""
     traces: bool = False
@@ -140,10 +143,13 @@ class InferenceHandler:
         """
         record = decision.record
         self.decisions.add(decision)
+        waits = False
         try:
             resolution = self.routes.now.resolve(request.model, self.pool, grant.rights)
         except UnknownModel as error:
             raise unknown_model(error.name, operation.not_found(error.name)) from None
+        except Absent as error:
+            resolution, waits = error.resolution, True
         except NoWorker as error:
             record.model = error.model
             raise
@@ -158,10 +164,13 @@ class InferenceHandler:
             resolution = _draw(resolution, asker, decision)
         if request.streams_answer:
             end_at_half_close(scope)
-        if resolution.asked is None:
+        if waits:
+            direct = check_without_worker(operation, request, resolution)
+        elif resolution.asked is None:
             direct = operation.check(request, resolution.info, resolution.defaults)
         else:
             resolution, direct = first_able(operation, request, resolution, asker)
+            self.note_absent(asked.model)
             _note_fallback(resolution, record)
         self.names.note(record.requested, decision.arrived)
         return ForwardRequest(operation, request, resolution, decision, grant, asker), direct
@@ -191,6 +200,22 @@ class InferenceHandler:
     def _rule(self, name: str) -> Rule | None:
         match = self.routes.now.rules.find(name)
         return match.rule if match is not None else None
+
+
+def check_without_worker(operation: Operation[Any], request: Any, resolution: Resolution) -> DirectResponse | None:
+    """Check a request that waits for its model's first worker. Return the answer to an unload.
+
+    Nothing is known of a model that no worker has served yet: the request is then checked when one joins. A load waits,
+    too: its answer says that the model can serve. Raises ClientError.
+    """
+    info = resolution.known_info
+    try:
+        direct = operation.check(request, info or ModelInfo(name=resolution.model), resolution.defaults)
+    except ClientError:
+        if info is not None:
+            raise
+        return None
+    return direct if request.keep_alive == 0 else None
 
 
 def _note_fallback(resolution: Resolution, record: RequestRecord) -> None:

@@ -27,7 +27,7 @@ def openai_model_routes(pool: Pool, routes: Callable[[], ModelRoutes]) -> list[H
     """`/v1/models`, `/v1/models/NAME` and `/api/experimental/model-recommendations`."""
 
     def models(request: LitestarRequest) -> list[ModelView]:
-        return [model_view(listed) for listed in routes().list_models(pool, rights_of(request)) if listed.replicas]
+        return [model_view(listed) for listed in routes().list_models(pool, rights_of(request)) if listed.infos]
 
     @route("/v1/models", http_method=READ, status_code=200, sync_to_thread=False)
     def list_models(request: LitestarRequest) -> Response[bytes]:
@@ -39,7 +39,7 @@ def openai_model_routes(pool: Pool, routes: Callable[[], ModelRoutes]) -> list[H
         name = str(request.scope["path"]).removeprefix(_MODEL_PATH)  # may contain slashes, as vLLM's names do
         name_model(request.scope, name)
         listed = routes().find(name, pool, rights_of(request))
-        if listed is None or not listed.replicas:
+        if listed is None or not listed.infos:
             raise unknown_model(name, show_text(name), cloud=NO_CLOUD_DETAILS)
         write = listing.anthropic_model if ANTHROPIC_VERSION in request.headers else listing.openai_model
         return Response(write(model_view(listed), name), media_type=JSON)

@@ -48,9 +48,9 @@ class Forwarder:
         if self._version != admission.version:
             self._version = admission.version
             self._terms.clear()
-        terms = Terms(
-            admission.queue(model), admission.worker_queue(model), self._budget_of(resolution), admission.version
-        )
+        workers, budget = admission.worker_queue(model), self._budget_of(resolution)
+        workers.in_progress = partial(getattr, budget, "in_flight")
+        terms = Terms(admission.queue(model), workers, budget, admission.version)
         self._terms[resolution.rule or model] = terms
         return terms
 

@@ -29,8 +29,8 @@ from vllama_pool.router.proxy.recovery import Recovery
 from vllama_pool.router.proxy.relay import Ending
 from vllama_pool.router.proxy.resume import resume
 from vllama_pool.router.proxy.seat import Seat, Terms
+from vllama_pool.router.proxy.waiting_request import WaitingRequest, choose_with_room
 from vllama_pool.router.proxy.worker_errors import client_error, transport_failure
-from vllama_pool.router.proxy.worker_turn import WorkerTurn
 from vllama_pool.router.routing.resolution import Reason, Resolution
 from vllama_pool.router.telemetry.decisions import Choice, choice_of
 from vllama_pool.router.telemetry.request_record import RequestRecord
@@ -55,6 +55,8 @@ class Shared:
     debug: bool = False
     """Log each choice and answer."""
     poison: PoisonGuard | None = None
+    resolve: Callable[[ForwardRequest], Resolution | None] = lambda call: None
+    """Resolves a request's name anew. Returns None if no worker serves the model itself."""
 
 
 class InFlight:
@@ -134,9 +136,15 @@ class InFlight:
                     raise self._take_error() from None
             while True:
                 replica = self._choose()
-                attempt = Attempt(self, replica, shared.upstream) if replica is not None else await self._later()
-                if attempt is None:
-                    continue
+                if replica is not None:
+                    attempt = Attempt(self, replica, shared.upstream)
+                else:
+                    later = await self._later()
+                    if later is None:
+                        continue
+                    if isinstance(later, DirectResponse):
+                        return later
+                    attempt = later
                 self._attempt = attempt
                 if self._recovery is not None and self._recovery.crashes and not await self._begin_trial(attempt):
                     continue
@@ -334,8 +342,7 @@ class InFlight:
         if found is None:
             return None
         none_waits = not self._seat.workers.bounds.length
-        free = [worker for worker in found.workers if worker.has_room and not (none_waits and worker.full)]
-        return found.group.replica(resolution.policy.choose(free, now, shared.rng, demand)) if free else None
+        return choose_with_room(found, resolution, now, shared.rng, demand, none_waits=none_waits)
 
     def _pick(self) -> Replica | None:
         shared, call, recovery = self._shared, self.call, self._recovery
@@ -356,40 +363,42 @@ class InFlight:
         if recovery is not None:
             recovery.tried.append(worker.id)
 
-    async def _later(self) -> Attempt | None:
-        """Wait for a worker with room, and begin an attempt on it. Return None if a fallback takes over.
+    async def _later(self) -> Attempt | DirectResponse | None:
+        """Wait for a worker with room, and begin an attempt on it. Return None if a fallback takes over, and the answer
+        of a request that needs no worker.
 
         Raises ClientError if no worker is left, and no fallback.
         """
         self._attempt = None
-        call = self.call
-        found = find(call.resolution.groups, (), self._now(), call.demand)
-        if found is not None and (self._recovery is None or not self._recovery.failures):
-            turn = WorkerTurn(self._take_worker, self._next_change)
-            waited = self.record.queue_ms / 1000
-            try:
-                await self._wait(self._seat.wait_for_worker(turn, self._tenant(), found.group, waited))
-            except ServerBusy as busy:
-                if not await self._fall_back(busy, "overloaded"):
-                    raise self._take_error() from None
-                return None
-        if self._attempt is None and not await self._fall_back_without_worker():
-            raise self._take_error()
+        if self._recovery is None or not self._recovery.failures:
+            request = WaitingRequest(self._shared, self.call, self._excluded, self._take)
+            if request.may_wait():
+                waited = self.record.queue_ms / 1000
+                try:
+                    await self._wait(self._seat.wait_for_worker(request, self._tenant(), waited))
+                except ServerBusy as busy:
+                    if not await self._fall_back(busy, "no_worker" if request.turn.absent else "overloaded"):
+                        raise self._take_error() from None
+                    return None
+                if request.refusal is not None:
+                    raise request.refusal
+                if request.answer is not None:
+                    return request.answer
+        if self._attempt is None:
+            replica = self._pick()  # a last resort
+            if replica is not None:
+                self._take(replica)
+            elif not await self._fall_back_without_worker():
+                raise self._take_error()
         return self._attempt
 
-    def _take_worker(self) -> bool:
-        """Begin an attempt on a worker with room. Return False if none has, and True if no worker is left."""
-        replica = self._pick_with_room()
-        if replica is None:
-            return self._pick() is None
+    def _take(self, replica: Replica) -> None:
+        """Begin an attempt."""
         self._note_choice(replica.worker)
         self._attempt = Attempt(self, replica, self._shared.upstream)
-        return True
 
-    def _next_change(self) -> float:
-        """Return the time at which, without an event, other workers may be candidates."""
-        now = self._now()
-        return min((group.next_change(now) for group in self.call.resolution.groups), default=float("inf"))
+    def _excluded(self) -> Collection[str]:
+        return self._recovery.excluded() if self._recovery is not None else ()
 
     async def _next_step(self, failure: AttemptFailed) -> float | None:
         """Return the seconds until the next attempt, perhaps of another model; None if there is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vllama_pool.router.admission.queue import AdmissionQueue
@@ -10,6 +10,7 @@ from vllama_pool.router.admission.tenant import Tenant
 from vllama_pool.router.admission.worker_queue import WorkerQueue
 from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.proxy.places import Places
+from vllama_pool.router.proxy.waiting_request import WaitingRequest
 from vllama_pool.router.proxy.worker_turn import WorkerTurn
 from vllama_pool.router.routing.resolution import Resolution
 
@@ -65,13 +66,13 @@ class Seat:
         self._places = Places()
         await self._places.take(queue, tenant)
 
-    async def wait_for_worker(self, turn: WorkerTurn, tenant: Tenant, kind: Hashable, waited: float) -> None:
-        """Wait until the turn has taken a worker. `kind`: see `WorkerQueue.join`. `waited`: seconds so far.
+    async def wait_for_worker(self, request: WaitingRequest, tenant: Tenant, waited: float) -> None:
+        """Wait until the request has taken a worker, or does not wait any more. `waited`: seconds so far.
 
         Raises ServerBusy.
         """
-        self._turn = turn
-        await turn.wait_in(self.workers, tenant, kind, waited)
+        self._turn = turn = request.turn
+        await turn.wait_in(self.workers, tenant, request.kind, waited, absent=request.absent)
 
     def stop_waiting(self) -> None:
         """The client is gone. Idempotent."""

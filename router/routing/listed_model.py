@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.balance.worker import Replica
+from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 
@@ -18,6 +19,15 @@ class ListedModel:
     defaults: Defaults = NO_DEFAULTS
     virtual: VirtualModel | None = None
     """Set for a virtual model; the replicas are then its base's."""
+    assumed: ModelInfo | None = None
+    """Of a model that is listed without a replica: its latest description, or what it may be."""
+
+    @property
+    def infos(self) -> tuple[ModelInfo, ...]:
+        """Descriptions by the replicas, or the assumed one. Empty for a model that lists leave out."""
+        if self.replicas:
+            return tuple(replica.model for replica in self.replicas)
+        return (self.assumed,) if self.assumed is not None else ()
 
     @property
     def routed_name(self) -> str:

@@ -46,6 +46,14 @@ class UnknownModel(Exception):
         """For messages."""
 
 
+class Absent(NoWorker):
+    """The model has no worker, and its requests wait for one."""
+
+    def __init__(self, resolution: Resolution, error: NoWorker) -> None:
+        super().__init__(error.text, model=error.model, retry_after=error.retry_after)
+        self.resolution = resolution
+
+
 class Alternatives(Protocol):
     """The resolutions for one name, which know each other."""
 
@@ -73,7 +81,7 @@ class Resolution:
 
     __slots__ = (
         *("_alternatives", "asked", "defaults", "groups", "has_choice", "info", "key", "listed", "model", "name"),
-        *("is_measured", "needs_asker", "needs_demand", "policy", "rule", "set_aside", "virtual"),
+        *("is_measured", "known_info", "needs_asker", "needs_demand", "policy", "rule", "set_aside", "virtual"),
     )
 
     info: ModelInfo
@@ -93,7 +101,9 @@ class Resolution:
         alternatives: Alternatives | None = None,
         needs_asker: bool = False,
         asked: Asked | None = None,
+        departed: ModelInfo | None = None,
     ) -> None:
+        """`departed`: the latest description of a model without replicas."""
         self.name = name
         """As the client spelled it."""
         self.model = model
@@ -130,6 +140,8 @@ class Resolution:
         if groups:
             infos = [group.info for group in groups]
             self.info = next((info for info in infos if info.digest), infos[0])
+        self.known_info = self.info if groups else departed
+        """`info`, or what it was when the last replica left; None if there was none since the router's start."""
 
     def __repr__(self) -> str:
         return f"<Resolution of {self.name!r}, {len(self.replicas)} replicas>"
@@ -151,6 +163,11 @@ class Resolution:
             if group.serving:
                 return not self.set_aside
         return False
+
+    @property
+    def starts_from_zero(self) -> bool:
+        """True if its requests wait for a worker to join."""
+        return self.rule is not None and self.rule.from_zero and self.asked is None and not self.set_aside
 
     @property
     def place(self) -> str:
@@ -240,6 +257,11 @@ class Resolution:
         """Return why each other worker was not chosen, by id."""
         reasons = rejections(self.groups, tried, now, self.policy, demand)
         return {worker: reason for worker, reason in reasons.items() if chosen is None or worker != chosen.worker.id}
+
+    def without_worker(self, name: str = "") -> Absent | NoWorker:
+        """Return the error of a resolution that serves nobody. See `no_worker`."""
+        error = self.no_worker(name)
+        return Absent(self, error) if self.starts_from_zero else error
 
     def no_worker(self, name: str = "") -> NoWorker:
         """Return the error of a model that is set aside or has no serving worker. `name`: as the client spelled it."""

@@ -29,6 +29,7 @@ from vllama_pool.router.routing.resolution import (
 )
 from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.routing.rules import Match, Rule, Rules
+from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 MAX_NAMES = 8192
 """Names, in the clients' spellings, whose resolution is kept. The least recently used are forgotten first."""
+
+UNDETECTED = ("tools", "vision", "thinking")
+"""Capabilities that a model may have which no worker has served yet."""
 
 _Virtual = tuple[str, VirtualModel]
 """With its key."""
@@ -106,7 +110,7 @@ class ModelRoutes:
                 return resolution
         stand_in = known.next("no_worker", ())
         if stand_in is None:
-            raise resolution.no_worker(name)
+            raise resolution.without_worker(name)
         return stand_in
 
     def forget(self) -> None:
@@ -285,8 +289,13 @@ class ModelRoutes:
             alternatives=known,
             needs_asker=match is not None and self.rules.asks(match, route.key),
             asked=asked,
+            departed=None if route.groups or match is None else self._departed(match, route.model, pool),
         )
         return known
+
+    def _departed(self, match: Match, name: str, pool: Pool) -> ModelInfo | None:
+        """Return the latest description of a rule's targets without replicas."""
+        return next((info for _, served in match.served(name) if (info := pool.departed(served))), None)
 
     def _chain(self, known: Known, route: _Route, pool: Pool, reason: Reason) -> Chain:
         """Return the fallbacks of a route, whose resolutions `known` has."""
@@ -301,12 +310,16 @@ class ModelRoutes:
         groups = (group for _, group in self.targets(match, name, pool))
         replicas = {replica.worker.id: replica for group in groups for replica in group.replicas}
         shown = name if match.rule.is_pattern else match.rule.name
-        return ListedModel(listed_name(shown), tuple(replicas.values()), match.rule.defaults)
+        assumed = None
+        if match.rule.from_zero and not replicas:
+            assumed = self._departed(match, name, pool) or ModelInfo(name=match.rule.name, undetected=UNDETECTED)
+        return ListedModel(listed_name(shown), tuple(replicas.values()), match.rule.defaults, assumed=assumed)
 
     def _list_virtual(self, model: VirtualModel, pool: Pool) -> ListedModel:
         base = self.find_base(model.base, pool)
-        replicas, defaults = (base.replicas, base.defaults) if base is not None else ((), NO_DEFAULTS)
-        return ListedModel(model.name, replicas, merge_defaults(defaults, model), model)
+        if base is None:
+            return ListedModel(model.name, (), merge_defaults(NO_DEFAULTS, model), model)
+        return ListedModel(model.name, base.replicas, merge_defaults(base.defaults, model), model, base.assumed)
 
 
 def _selected(group: Group, selector: Selector | None) -> Group:

@@ -36,7 +36,7 @@ class Rule:
 
     __slots__ = (
         *("aliases", "defaults", "entry", "follows_name", "is_pattern", "key", "keys", "name", "place", "reads_asker"),
-        *("seeds", "shadow", "targets", "varies"),
+        *("from_zero", "seeds", "shadow", "targets", "varies"),
     )
 
     def __init__(self, name: str, entry: ModelEntry, place: Place | None) -> None:
@@ -52,6 +52,8 @@ class Rule:
         self.targets: tuple[Target, ...] = entry.targets(name)
         self.defaults = Defaults.of(entry)
         self.shadow = entry.shadow
+        self.from_zero = entry.scale is not None and entry.scale.from_zero
+        """True if its model may be without a worker."""
         several = self.targets if len(self.targets) > 1 else ()
         self.seeds: Mapping[Target, bytes] = dict(zip(several, seeds_of(name, several), strict=True))
         """For draws that keep their side."""

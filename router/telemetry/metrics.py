@@ -36,6 +36,8 @@ class Readings:
     """By the name of an entry."""
     worker_queues: Callable[[], Iterable[tuple[str, WorkerQueueState]]] = tuple
     """By the name of a model."""
+    wanted: Callable[[], Iterable[tuple[str, bool]]] = tuple
+    """Entries that may be without a worker, and whether one is wanted."""
     shadows: Callable[[], Iterable[Family]] = tuple
     """Of copies to shadow targets."""
     canaries: Callable[[], Iterable[Family]] = tuple
@@ -204,6 +206,13 @@ class RouterMetrics:
         )
         yield Family("vllama_poison_digests", "Different requests that are refused now.", "gauge", series={(): refused})
         yield from queue_gauges(readings.queues(), readings.worker_queues())
+        yield Family(
+            "vllama_model_wanted",
+            "1 if a model with scale.from_zero needs a worker: requests wait, or came within scale.hold.",
+            "gauge",
+            ("model",),
+            {(name,): float(wanted) for name, wanted in readings.wanted()},
+        )
         if (state := readings.routing_file()) is not None:
             yield from routing_file_families(state)
 

@@ -108,15 +108,15 @@ def plan_delete(name: str, inventory: Inventory) -> VirtualModel:
 def plan_pull(name: str, inventory: Inventory) -> list[bytes]:
     """Return the lines of a pull that succeeds at once (R103). Raises ClientError, BaseMissing."""
     listed = inventory.find(name)
-    if listed is None or not listed.replicas:
+    if listed is None or not listed.infos:
         pull.check_name(name)
         raise BaseMissing
-    return pull.success(base_digest(listed), max(target.model.size for target in listed.replicas))
+    return pull.success(base_digest(listed), max(info.size for info in listed.infos))
 
 
 def base_digest(source: ListedModel) -> str:
     """64 hex digits over the base's files if a worker reports them, else over its name."""
-    digests = [target.model.digest for target in source.replicas if target.model.digest]
+    digests = [info.digest for info in source.infos if info.digest]
     return min(digests, default="") or digest_of(source.virtual.base if source.virtual else source.name)
 
 
@@ -211,4 +211,4 @@ def _spelled(name: Name, inventory: Inventory) -> str:
 
 
 def _template(source: ListedModel) -> str:
-    return next((target.model.template for target in source.replicas if target.model.template), "")
+    return next((info.template for info in source.infos if info.template), "")

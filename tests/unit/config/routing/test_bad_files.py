@@ -269,6 +269,66 @@ MEANING = {
         "models:\n  x: {limits: {concurrency: 0}}\n",
         "2:29: models.x.limits.concurrency: should be greater than or equal to 1, got the number 0; write 1 or more",
     ),
+    "an absurd limit on waiting requests": (
+        "models:\n  x: {limits: {queue: 1000001}}\n",
+        "2:23: models.x.limits.queue: should be less than or equal to 1000000, got the number 1000001; write 1000000 "
+        "or less",
+    ),
+    "an absurd number of requests in progress": (
+        "models:\n  x: {limits: {concurrency: 1e9}}\n",
+        "2:29: models.x.limits.concurrency: should be less than or equal to 1000000, got the number 1000000000; "
+        "write 1000000 or less",
+    ),
+    "an absurd limit of a team": (
+        "teams:\n  a: {limits: {concurrency: -1}}\n",
+        "2:29: teams.a.limits.concurrency: should be greater than or equal to 1, got the number -1; write 1 or more",
+    ),
+    "a negative wait": (
+        "models:\n  x: {limits: {wait: -1}}\n",
+        "2:22: models.x.limits.wait: should be greater than 0, got the number -1; write more than 0",
+    ),
+    "a wait of more than a day": (
+        "models:\n  x: {limits: {wait: 25h}}\n",
+        "2:22: models.x.limits.wait: should be less than or equal to 86400, got the number 90000; write 86400 or less",
+    ),
+    "a wait for a worker of no time": (
+        "models:\n  x: {scale: {from_zero: true, wait: 0}}\n",
+        "2:38: models.x.scale.wait: should be greater than 0, got the number 0; write more than 0",
+    ),
+    "a negative hold": (
+        "models:\n  x: {scale: {from_zero: true, hold: -5s}}\n",
+        "2:38: models.x.scale.hold: should be greater than 0, got the number -5; write more than 0",
+    ),
+    "an absurd hold": (
+        "models:\n  x: {scale: {from_zero: true, hold: 1000h}}\n",
+        "2:38: models.x.scale.hold: should be less than or equal to 86400, got the number 3.6e+06; write 86400 or less",
+    ),
+    "a scale without from_zero": (
+        "models:\n  x: {scale: {wait: 5m}}\n",
+        "2:7: models.x.scale.from_zero: is missing; add it",
+    ),
+    "a from_zero that is no truth value": (
+        "models:\n  x: {scale: {from_zero: 1}}\n",
+        "2:26: models.x.scale.from_zero: expected true or false, got the number 1; correct it",
+    ),
+    "a scale that is no mapping": (
+        "models:\n  x: {scale: true}\n",
+        "2:14: models.x.scale: expected a mapping, got the value true; correct it",
+    ),
+    "an unknown key of scale": (
+        "models:\n  x: {scale: {from_zero: true, waits: 5m}}\n",
+        "2:32: models.x.scale.waits: unknown key; did you mean 'wait'?",
+    ),
+    "a pattern without a worker": (
+        "models:\n  'a*': {scale: {from_zero: true}}\n",
+        "2:29: models.a*.scale.from_zero: a pattern has no name to list without a worker; give the model an entry of "
+        "its own",
+    ),
+    "a queue of none before a model without a worker": (
+        "models:\n  x: {scale: {from_zero: true}, limits: {queue: 0}}\n",
+        "2:49: models.x.limits.queue: no request may wait, but scale.from_zero lets them wait for a worker; raise it "
+        "or remove scale",
+    ),
     "a share of more than all": (
         "models:\n  x: {shadow: {model: a, share: 5}}\n",
         "2:33: models.x.shadow.share: should be less than or equal to 1, got the number 5; write 1 or less",
