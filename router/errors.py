@@ -123,6 +123,8 @@ class AttemptFailed(Exception):
 class Lost(AttemptFailed):
     engine_dead = False
     """True if the worker itself said so: its HTTP server is alive, and its beats prove nothing."""
+    in_progress = True
+    """False if the worker did not get the request, or only takes too long: the request did not crash its engine."""
 
 
 class Busy(AttemptFailed):

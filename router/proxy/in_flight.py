@@ -34,7 +34,7 @@ from vllama_pool.router.proxy.worker_errors import client_error, transport_failu
 from vllama_pool.router.routing.resolution import Reason, Resolution
 from vllama_pool.router.telemetry.decisions import Choice, choice_of
 from vllama_pool.router.telemetry.request_record import RequestRecord
-from vllama_pool.router.upstream.interface import ConnectFailed, ResponseTimeout, TransportError
+from vllama_pool.router.upstream.interface import TransportError
 
 _log = logging.getLogger(__name__)
 
@@ -158,13 +158,11 @@ class InFlight:
                     return None
                 except TransportError as error:
                     failure: AttemptFailed = transport_failure(error)
-                    lost = not isinstance(error, ConnectFailed | ResponseTimeout)
                 except AttemptFailed as error:
                     failure = error.with_traceback(None)  # its frames hold the request, and refer to the failure
-                    lost = isinstance(failure, Lost)
                 attempt.fail(failure)
                 self._recover().note(attempt.replica, failure)
-                if lost and poison is not None:
+                if isinstance(failure, Lost) and failure.in_progress and poison is not None:
                     await self._look_for_crash(poison, attempt.replica, attempt.lease.sent)
                 if self._trial is not None:
                     self._end_trial()

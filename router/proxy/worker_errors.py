@@ -25,9 +25,12 @@ def classify_response(status: int, headers: Mapping[str, str], body: bytes) -> A
 
 def transport_failure(error: TransportError) -> Lost:
     if isinstance(error, ResponseTimeout):
-        return Lost(str(error), status=504)
-    what = "could not be reached" if isinstance(error, ConnectFailed) else "was lost"
-    return Lost(f"the worker {what}: {error}", status=502)
+        lost = Lost(str(error), status=504)
+    else:
+        what = "could not be reached" if isinstance(error, ConnectFailed) else "was lost"
+        lost = Lost(f"the worker {what}: {error}", status=502)
+    lost.in_progress = not isinstance(error, ConnectFailed | ResponseTimeout)
+    return lost
 
 
 def client_error(failure: AttemptFailed) -> ClientError:

@@ -8,7 +8,6 @@ from tests.chaos.row import Row, Rows
 from tests.chaos.rows import clients, config, network, overload, registry, routers, workers
 
 MISSING: dict[str, str] = {
-    "F25": "a head of 1 MB gets 400 instead of 431",
     "F27": "requests that kill workers are not refused",
 }
 """Rows that fail until the feature is built. Remove a row here when it passes."""

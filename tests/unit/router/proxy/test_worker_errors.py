@@ -42,3 +42,9 @@ def test_a_transport_error_is_a_lost_attempt_that_says_what_happened() -> None:
     unreachable = transport_failure(ConnectFailed("refused"))
     assert (unreachable.status, unreachable.text) == (502, "the worker could not be reached: refused")
     assert transport_failure(ConnectionLost("reset")).text == "the worker was lost: reset"
+
+
+def test_only_a_request_that_was_in_progress_may_have_crashed_its_engine() -> None:
+    assert not transport_failure(ConnectFailed("refused")).in_progress
+    assert not transport_failure(ResponseTimeout("the worker stopped responding")).in_progress
+    assert transport_failure(ConnectionLost("reset")).in_progress
