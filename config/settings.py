@@ -185,6 +185,12 @@ class RouterSettings(_Settings):
     """Time from the first byte of a request's head to its last."""
     body_timeout: Annotated[InfiniteUnlessPositive, Env("VLLAMA_BODY_TIMEOUT")] = 60.0
     """Time for a request's body to arrive, unless it arrives at 8 KiB/s."""
+    client_stall: Annotated[InfiniteUnlessPositive, Env("VLLAMA_CLIENT_STALL")] = 60.0
+    """Time until a client is dropped that reads less than 4 KiB of its response."""
+    max_connections: Annotated[int, Field(ge=0, le=10**7), Env("VLLAMA_MAX_CONNECTIONS")] = 65_536
+    """Clients' connections per router process; 0 for no limit. Open files limit them too."""
+    max_connections_per_client: Annotated[int, Field(ge=0, le=10**7), Env("VLLAMA_MAX_CONNECTIONS_PER_CLIENT")] = 16_384
+    """Connections per router process from one address, which may be a proxy's; 0 for no limit."""
 
 
 class WorkerSettings(_Settings):

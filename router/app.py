@@ -40,13 +40,15 @@ from vllama_pool.router.reloadable import KeyAccess, make_fleet, reloadable_part
 from vllama_pool.router.reports import Reports
 from vllama_pool.router.request_path import make_request_path
 from vllama_pool.router.server.access import Access
-from vllama_pool.router.server.arrivals import ArrivalLimits, Arrivals
+from vllama_pool.router.server.arrivals import ARRIVALS, ArrivalLimits, Arrivals
 from vllama_pool.router.server.asgi import App
+from vllama_pool.router.server.connection_limits import CONNECTIONS, ConnectionBounds, ConnectionLimits
 from vllama_pool.router.server.dispatch import Dispatcher
 from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
 from vllama_pool.router.server.gate import Gate, Observers
 from vllama_pool.router.server.refusal import Refusal
 from vllama_pool.router.server.refusal_log import RefusalLog
+from vllama_pool.router.server.slow_readers import SLOW_READERS, SlowReaders
 from vllama_pool.router.state import Collaborators, RouterState, open_state
 from vllama_pool.router.telemetry.routing_file import RoutingFileState
 from vllama_pool.router.upstream.client import UpstreamClient
@@ -105,12 +107,16 @@ def create_app(
     served = operations(collaborators.clock, settings.stall_timeout, settings.max_choices)
     hot = {operation.path: partial(path.inference.handle, operation) for operation in served}
     arrivals = Arrivals(ArrivalLimits(settings.head_timeout, settings.body_timeout))
+    readers = SlowReaders(settings.client_stall)
+    bounds = ConnectionBounds(settings.max_connections, settings.max_connections_per_client)
+    connection_state = {ARRIVALS: arrivals, SLOW_READERS: readers, CONNECTIONS: ConnectionLimits(bounds)}
     lifespan = make_lifespan(
         state.sources,
         reports.exchange,
         state.request_log,
         loops=(
-            *(path.stalls.run, arrivals.run, path.canaries.run, path.leases.run, state.names.run),
+            *(path.stalls.run, path.canaries.run, path.leases.run, state.names.run),
+            *(arrivals.run, readers.run),
             *((reloader.run,) if reloader else ()),
         ),
         closing=(path.shadows.aclose, collaborators.client.aclose),
@@ -119,7 +125,7 @@ def create_app(
     handlers += health_routes(_ready_view(settings, state, readiness, path.canaries.asked))
     dispatcher = _serve(settings, hot, handlers, lifespan)
     observers = Observers(state.request_log.finished, state.metrics.finished, _on_refusal(state))
-    gate = Gate(dispatcher, keys.open(table), observers, collaborators.clock.monotonic_ns, arrivals)
+    gate = Gate(dispatcher, keys.open(table), observers, collaborators.clock.monotonic_ns, connection_state)
     return gate
 
 

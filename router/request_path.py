@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from vllama_pool.config.settings import RouterSettings
@@ -18,8 +19,8 @@ from vllama_pool.router.proxy.timeouts import Timeouts, TimeoutTable
 from vllama_pool.router.proxy.waiting_request import resolve_anew
 from vllama_pool.router.state import Collaborators, RouterState
 
-CLIENT_STALL = 60.0
-"""Seconds until a client that reads nothing is dropped."""
+CLIENT_STALL = math.inf
+"""Seconds that a response waits for its client: the front door drops those that do not read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ class FlowControl(flow_control.FlowControl):
     """Makes the event on demand: few clients are ever behind."""
 
     _writable: asyncio.Event | None = None
+    gave_up = False
+    """The client was dropped, because it does not read."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -24,6 +26,11 @@ class FlowControl(flow_control.FlowControl):
 
     def pause_writing(self) -> None:
         self.write_paused = True
+
+    def give_up(self) -> None:
+        """Wake those that wait for the client."""
+        self.gave_up = True
+        self.resume_writing()
 
     def resume_writing(self) -> None:
         self.write_paused = False

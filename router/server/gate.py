@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from vllama_pool.router.admission.grant import GRANT
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.access import Access, AccessDecisions, Allowed, EarlyResponse
-from vllama_pool.router.server.arrivals import ARRIVALS, Arrivals
 from vllama_pool.router.server.asgi import (
     INTERNAL_ERROR,
     JSON,
@@ -60,16 +60,16 @@ class Gate:
         access: Access,
         observers: Observers,
         clock: Callable[[], int],
-        arrivals: Arrivals | None = None,
+        connection_state: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
-        """`clock` returns monotonic nanoseconds. `arrivals`: watches incomplete requests for the HTTP protocol."""
+        """`clock` returns monotonic nanoseconds. `connection_state`: for the HTTP protocol."""
         self.app = app
         self._decisions = AccessDecisions(access)
         self._finished = observers.finished
         self._worked = observers.worked
         self._on_refusal = observers.on_refusal
         self._clock = clock
-        self._arrivals = arrivals
+        self._connection_state = connection_state
         self._ids = RequestIds()
 
     def use(self, access: Access) -> None:
@@ -80,8 +80,7 @@ class Gate:
         if scope["type"] != "http":
             if scope["type"] == "lifespan" and "state" in scope:
                 scope["state"][ON_REFUSAL] = self._on_refusal
-                if self._arrivals is not None:
-                    scope["state"][ARRIVALS] = self._arrivals
+                scope["state"].update(self._connection_state)
             await self.app(scope, receive, send)
             return
         started = self._clock()

@@ -10,7 +10,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from vllama_pool.router.server.arrivals import ARRIVALS, Arrivals
-from vllama_pool.router.server.connection_lifetime import LINGER, ConnectionProtocol, closing_error
+from vllama_pool.router.server.connection_lifetime import LINGER, closing_error
+from vllama_pool.router.server.guarded_protocol import GuardedProtocol
 from vllama_pool.router.server.refusal import ON_REFUSAL, malformed, too_slow
 from vllama_pool.router.server.request_reader import MAX_HEAD, InvalidRequest, RequestReader
 from vllama_pool.router.server.usual_head import UsualHead, UsualHeads
@@ -19,7 +20,7 @@ MAX_UNREAD = 512 * 1024 * 1024
 """Bytes of a body that arrive after its response."""
 
 
-class BoundedProtocol(ConnectionProtocol):
+class BoundedProtocol(GuardedProtocol):
     """Answers 400 or 431 to an invalid request and closes the connection."""
 
     max_unread = MAX_UNREAD

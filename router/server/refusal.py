@@ -36,6 +36,10 @@ class Reason(StrEnum):
     """Not HTTP/1.x, or a request that two parsers could read in two ways."""
     SLOW = "slow"
     """The head or the body was not complete in time."""
+    UNREAD = "unread"
+    """The client did not read its response."""
+    CONNECTIONS = "connections"
+    """Too many connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,16 @@ def malformed(client: str, text: str) -> Refusal:
 def too_slow(client: str, text: str) -> Refusal:
     """`client`: its address. `text`: "what is wrong; what to do"."""
     return Refusal(Reason.SLOW, f"{_request(client)} is too slow: {text}")
+
+
+def unread(client: str, text: str) -> Refusal:
+    """`client`: its address. `text`: "what is wrong; what to do"."""
+    return Refusal(Reason.UNREAD, f"{_request(client)} is dropped: {text}")
+
+
+def too_many(text: str) -> Refusal:
+    """`text`: "what is wrong; what to do"."""
+    return Refusal(Reason.CONNECTIONS, f"a connection: {text}")
 
 
 def quoted(value: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -17,6 +18,7 @@ from vllama_pool.router.server.writer import (
     NDJSON_TYPE,
     SEND_ERRORS,
     WRITER,
+    ClientStalled,
     HeaderPairs,
     chunk,
     line_chunks,
@@ -31,6 +33,7 @@ class RequestCycle(DisconnectSignal, RequestResponseCycle):
     """
 
     scope: Any
+    flow: Any
     task: asyncio.Task[None] | None = None
     """Runs `run_asgi`."""
     logger = logging.getLogger("uvicorn.error")
@@ -93,7 +96,7 @@ class RequestCycle(DisconnectSignal, RequestResponseCycle):
         except BaseException as error:  # noqa: BLE001 - as in uvicorn
             await self._end_incomplete("Exception in ASGI application\n", error)
         else:
-            if not (self.response_complete or self.disconnected):
+            if not (self.response_complete or self.disconnected or self.flow.gave_up):
                 await self._end_incomplete("ASGI callable returned without completing response.")
         finally:
             self.protocol.tasks.discard(self.task)
@@ -154,6 +157,8 @@ class RequestCycle(DisconnectSignal, RequestResponseCycle):
             await self._paced.drain()
         if not self.disconnected:
             await self.flow.drain()
+            if self.flow.gave_up:
+                raise ClientStalled
 
     def send(self, message: Message) -> Awaitable[None]:  # type: ignore[override]
         if message["type"] == "http.response.start":
@@ -166,7 +171,8 @@ class RequestCycle(DisconnectSignal, RequestResponseCycle):
 
     async def _send_lines(self, message: Message) -> None:
         if not self.write(message.get("body", b""), last=not message.get("more_body", False)):
-            await self.drained()
+            with suppress(ClientStalled):  # as for any other client that is gone
+                await self.drained()
 
     def _complete(self) -> None:
         self.response_complete = True
@@ -174,4 +180,5 @@ class RequestCycle(DisconnectSignal, RequestResponseCycle):
             self._event.set()
         if not self.keep_alive:
             self.transport.close()
+            self.protocol.watch_closing()
         self.protocol.on_response_complete()

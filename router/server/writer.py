@@ -28,6 +28,10 @@ _BODYLESS = frozenset({204, 304})
 HeaderPairs = Sequence[tuple[bytes, bytes]]
 
 
+class ClientStalled(TimeoutError):
+    """The client was dropped, because it did not read its response."""
+
+
 class ResponseWriter(Protocol):
     """The client's end of one request. Once the client is gone, all methods do nothing."""
 
@@ -46,7 +50,7 @@ class ResponseWriter(Protocol):
         """
 
     async def drained(self) -> None:
-        """Wait until the client has caught up."""
+        """Wait until the client has caught up, or is gone. Raises ClientStalled."""
 
     def send(self, message: Message) -> Awaitable[None]:
         """ASGI's `send`, which adds `extra_headers`."""
