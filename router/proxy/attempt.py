@@ -30,7 +30,7 @@ from vllama_pool.router.protocol.operation import (
 )
 from vllama_pool.router.protocol.vllm.continuation import Continuation
 from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
-from vllama_pool.router.protocol.vllm.token_log import TokenLog
+from vllama_pool.router.protocol.vllm.token_log import HidingLog, TokenLog
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.interrupted import Interrupted
 from vllama_pool.router.proxy.preflight import Answer, Collector, run_preflight
@@ -184,7 +184,7 @@ class Attempt:
                         self._outcome = Completed(0)
                         return step
                 kept = step.resume if call.request.stream else None
-                log = None if kept is None else TokenLog(strips=kept.hides_ids)
+                log = None if kept is None else HidingLog() if kept.hides_ids else TokenLog()
                 relay = self._start_relay(step, log)
                 del step  # it takes as much memory as the prompt
                 ending = await relay.ended

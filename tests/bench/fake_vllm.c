@@ -9,7 +9,8 @@
  *
  * A streamed answer has TOKENS tokens: the first after FIRST_US, then PER_WRITE in one write every DELAY_US; without a
  * delay, as fast as the peer reads. A PER_WRITE of 0 writes the first token, and one token of the latest stream for each
- * datagram that comes to PORT: the load generator asks for the next one when it has the one before. "stream_interval" of a request joins so many tokens in one event, as vLLM does.
+ * datagram that comes to PORT: the load generator asks for the next one when it has the one before. "stream_interval" of
+ * a request joins so many tokens in one event, and "return_token_ids" adds ids to the events, as in vLLM.
  * Each token is " @" and the monotonic time of its write in microseconds as 16 digits, so a client can tell how long it
  * was on the way. */
 #define _GNU_SOURCE
@@ -34,12 +35,14 @@
 #define TIMERS (1 << 17)
 #define STAMP 18 /* " @" and 16 digits */
 #define MAX_INTERVAL 4096
+#define PROMPT_TOKENS 57
+#define MAX_ID 7 /* a token id and a comma */
 
 typedef unsigned long long micros;
 
 struct connection {
     char *input;
-    int length, streaming, sent, interval, generation;
+    int length, streaming, sent, interval, ids, generation;
     micros due;
     char *pending; /* what the socket did not take */
     int pending_length;
@@ -62,9 +65,10 @@ static struct connection connections[MAX_FD];
 static struct ring rings[2];
 static int poller, steps, waiting = -1, tokens = 128, per_write = 1;
 static micros delay, first, all_tokens;
-static char event_head[512], event_tail[512], stream_head[2048], stream_end[2048], document[1 << 17];
+static char event_head[512], event_tail[512], stream_end[2048], document[1 << 17];
 static char models[2048], metrics[2048], health[256];
-static int stream_head_length, stream_end_length;
+static char stream_heads[2][4096]; /* without and with the prompt's token ids */
+static int stream_end_length;
 
 #define COMMON \
     "\"id\":\"chatcmpl-b53bc3f7a3b34d4a9d14b1cc13a30b4c\",\"created\":1790000000," \
@@ -104,14 +108,24 @@ static void write_answers(void) {
     stream_end_length = n + sprintf(stream_end + n, "0\r\n\r\n");
 }
 
+/* Up to six digits, as in large vocabularies. */
+static int token_id(int place) { return 17 + place * 7919 % 128000; }
+
 static void write_constants(void) {
-    stream_head_length = sprintf(stream_head, HEAD "content-type: text/event-stream; charset=utf-8\r\n"
-                                                   "transfer-encoding: chunked\r\n\r\n");
-    stream_head_length += chunk(stream_head + stream_head_length,
-                                CHUNK "\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},"
-                                      "\"logprobs\":null,\"finish_reason\":null}]}\n\n");
+    char prompt[PROMPT_TOKENS * MAX_ID + 64];
+    int n = sprintf(prompt, ",\"prompt_token_ids\":[");
+    for (int i = 0; i < PROMPT_TOKENS; i++) n += sprintf(prompt + n, "%d,", token_id(i));
+    sprintf(prompt + n - 1, "],\"prompt_text\":null");
+    for (int ids = 0; ids < 2; ids++) {
+        char event[1024];
+        sprintf(event, CHUNK "\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},"
+                             "\"logprobs\":null,\"finish_reason\":null}]%s}\n\n", ids ? prompt : "");
+        n = sprintf(stream_heads[ids], HEAD "content-type: text/event-stream; charset=utf-8\r\n"
+                                            "transfer-encoding: chunked\r\n\r\n");
+        chunk(stream_heads[ids] + n, event);
+    }
     strcpy(event_head, CHUNK "\"choices\":[{\"index\":0,\"delta\":{\"content\":\"");
-    strcpy(event_tail, "\"},\"logprobs\":null,\"finish_reason\":null,\"token_ids\":null}]}\n\n");
+    strcpy(event_tail, "\"},\"logprobs\":null,\"finish_reason\":null,\"token_ids\":");
     answer(models, "application/json",
            "{\"object\":\"list\",\"data\":[{\"id\":\"meta-llama/Llama-3.1-8B-Instruct\",\"object\":\"model\","
            "\"created\":1790000000,\"owned_by\":\"vllm\",\"root\":\"meta-llama/Llama-3.1-8B-Instruct\","
@@ -124,12 +138,17 @@ static void write_constants(void) {
     answer(health, "text/plain", "");
 }
 
-static int write_event(char *out, int count) {
-    int length = strlen(event_head) + count * STAMP + strlen(event_tail);
-    int n = sprintf(out, "%x\r\n%s", length, event_head);
+/* `id`: of the first token; -1 for an event without ids. */
+static int write_event(char *out, int count, int id) {
+    static char ids[MAX_INTERVAL * MAX_ID + 16];
+    int n = sprintf(ids, id < 0 ? "null" : "[");
+    for (int i = 0; id >= 0 && i < count; i++) n += sprintf(ids + n, "%d%c", token_id(id + i), i + 1 < count ? ',' : ']');
+    n += sprintf(ids + n, "}]}\n\n");
+    int length = strlen(event_head) + count * STAMP + strlen(event_tail) + n;
+    n = sprintf(out, "%x\r\n%s", length, event_head);
     micros stamp = now();
     for (int i = 0; i < count; i++) n += sprintf(out + n, " @%016llu", stamp);
-    return n + sprintf(out + n, "%s\r\n", event_tail);
+    return n + sprintf(out + n, "%s%s\r\n", event_tail, ids);
 }
 
 static void watch(int fd, int writable) {
@@ -164,12 +183,12 @@ static void stream(int fd, int begin) {
     struct connection *c = &connections[fd];
     while (!c->pending_length) {
         int n = 0;
-        if (begin) memcpy(out, stream_head, n = stream_head_length);
+        if (begin) n = sprintf(out, "%s", stream_heads[c->ids]);
         int events = (begin && delay) || !per_write ? 1 : per_write;
         for (int i = 0; i < events && c->sent < tokens; i++) {
             int count = c->sent ? c->interval : 1, left = tokens - c->sent;
             if (count > left) count = left;
-            n += write_event(out + n, count);
+            n += write_event(out + n, count, c->ids ? c->sent : -1);
             c->sent += count;
             all_tokens += count;
         }
@@ -208,6 +227,7 @@ static void begin_stream(int fd, const char *body) {
     c->interval = number_after(body, "\"stream_interval\":", 1);
     if (c->interval < 1) c->interval = 1;
     if (c->interval > MAX_INTERVAL) c->interval = MAX_INTERVAL;
+    c->ids = strstr(body, "\"return_token_ids\":true") != NULL;
     c->due = now() + first;
     if (first) schedule(FIRST, fd);
     else stream(fd, 1);

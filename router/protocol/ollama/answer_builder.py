@@ -11,6 +11,7 @@ from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
 from vllama_pool.router.protocol.ollama.logprobs import translate as translate_logprobs
 from vllama_pool.router.protocol.operation import Clock, Timing, Usage
 from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.vllm.text_frame import ids_of
 from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
 from vllama_pool.router.protocol.vllm.tool_calls import InvalidToolCall, ResponseToolCall, ToolCalls
 
@@ -18,6 +19,8 @@ _ABORTED = {"abort": 503, "error": 500}
 """HTTP status by finish reason, for requests that vLLM gave up."""
 _MS = 1_000_000
 _NO_TOKENS = api.VllmUsage()
+_MANY = 64
+"""Reads whose ids are read at once."""
 
 
 class Aborted(Exception):
@@ -38,7 +41,7 @@ class AnswerBuilder:
     """Writes a line per chunk when streaming, else joins them. Strips blank lines around reasoning as Ollama does."""
 
     __slots__ = (
-        *("_all_content", "_before_text", "_blanks", "_buffer", "_clock", "_ids", "_keep_ids", "_logprobs"),
+        *("_all_content", "_before_text", "_blanks", "_buffer", "_clock", "_ids", "_logprobs"),
         *("_metrics", "_prompt_ids", "_stream", "_strip_content", "_strip_thinking", "_texts", "_think_tags"),
         *(
             "_timestamp",
@@ -50,8 +53,10 @@ class AnswerBuilder:
             "events",
             "finish_reason",
             "first",
+            "keeps_ids",
             "last",
         ),
+        "_unread",
         "plain",
     )
 
@@ -76,7 +81,7 @@ class AnswerBuilder:
         self._clock = clock
         self._stream = stream
         self._logprobs = logprobs
-        self._keep_ids = keep_ids
+        self.keeps_ids = keep_ids
         self._think_tags = think_tags
         self._all_content = all_content
         self._blanks = blanks
@@ -100,6 +105,8 @@ class AnswerBuilder:
         self._buffer: ChunkBuffer | None = None
         self._prompt_ids: Sequence[int] = ()
         self._ids: list[int] | None = None
+        self._unread: list[bytes] = []
+        """Events whose ids are still to be read."""
 
     def set_time(self, timestamp: str) -> None:
         """Set the time of the lines to be written."""
@@ -112,6 +119,7 @@ class AnswerBuilder:
         """vLLM's count, or until it arrives the number of events, a lower bound."""
         tokens = self._tokens
         if tokens is None:
+            self._read_ids()
             return Usage(len(self._prompt_ids), max(self.events, len(self._ids or ())), self._done_reason())
         return Usage(tokens.prompt_tokens, tokens.completion_tokens or 0, self._done_reason())
 
@@ -135,6 +143,7 @@ class AnswerBuilder:
         total = self._clock.monotonic_ns() - timing.arrived
         load = timing.sent - timing.arrived
         prefill, generation = self.first - timing.sent, self.last - self.first
+        self._read_ids()
         tokens, metrics = self._tokens or _NO_TOKENS, self._metrics
         if metrics is not None:
             if metrics.time_to_first_token_ms:
@@ -144,7 +153,7 @@ class AnswerBuilder:
         return FinalFields(
             True,
             self._done_reason(),
-            ([*self._prompt_ids, *(self._ids or ())] or None) if self._keep_ids else None,
+            ([*self._prompt_ids, *(self._ids or ())] or None) if self.keeps_ids else None,
             total if total > 0 else 1,
             load if load > 0 else 1,
             tokens.prompt_tokens,
@@ -154,11 +163,12 @@ class AnswerBuilder:
         )
 
     def add_prompt_ids(self, ids: list[int]) -> None:
-        if self._keep_ids:
+        if self.keeps_ids:
             self._prompt_ids = ids
 
     def drop_ids(self, count: int) -> None:
         """Forget the last ids."""
+        self._read_ids()
         if count and self._ids:
             del self._ids[-count:]
 
@@ -167,15 +177,31 @@ class AnswerBuilder:
         self._tokens = event.usage
         self._metrics = event.metrics or self._metrics
 
+    def keep_ids_of(self, events: bytes) -> None:
+        """Read the ids of an `IdsFrame`'s events later, many at once."""
+        self._unread.append(events)
+        if len(self._unread) >= _MANY:
+            self._read_ids()
+
+    def _read_ids(self) -> None:
+        if self._unread:
+            self._ids = self._ids or []
+            self._ids += ids_of(self._unread)
+            self._unread.clear()
+
     def add_texts(self, texts: list[str]) -> bytes:
-        """Return the lines of texts, none of them empty, that go on with a plain answer."""
+        """Return the lines of texts that go on with a plain answer."""
         self.events += len(texts)
         if not self._stream:
             self._texts += texts
             return b""
         before, after = self._before_text, self._writer.line_end
         if len(texts) == 1:
-            return b"".join((before, encode(texts[0]), after))
+            return b"".join((before, encode(texts[0]), after)) if texts[0] else b""
+        if "" in texts:
+            texts = [text for text in texts if text]
+            if not texts:
+                return b""
         return b"".join((before, encode_lines(texts)[:-1].replace(b"\n", after + before), after))
 
     def add(self, choice: api.VllmChoice) -> bytes:
@@ -192,7 +218,7 @@ class AnswerBuilder:
             self.events += len(ids or ())
         elif text or others or reason is not None or self.begun:
             self.events += 1
-        if self._keep_ids:
+        if self.keeps_ids:
             self._collect_ids(choice)
         if others or choice.logprobs is not None or not self.plain:
             return self._add_rich(choice, text or "")
@@ -282,6 +308,7 @@ class AnswerBuilder:
             self.first = self._clock.monotonic_ns()
 
     def _collect_ids(self, choice: api.VllmChoice) -> None:
+        self._read_ids()
         if choice.prompt_token_ids:
             self._prompt_ids = choice.prompt_token_ids
         ids = choice.token_ids

@@ -163,7 +163,7 @@ def _send_chat_within(upstream: api.VllmChatRequest, plan: ModelPlan, form: Form
     chat, window = strict_templates.apply(form, upstream), plan.window
     body = api.encode(chat)
     if window is None or surely_fits(body, chat.max_tokens, window):
-        return UpstreamRequest(api.CHAT_PATH, body, resume=chat_without_prompt(chat, hides_ids=False))
+        return UpstreamRequest(api.CHAT_PATH, body, resume=chat_without_prompt(chat))
     return shorten.within_window(chat, window, shorten.send_chat)
 
 

@@ -8,13 +8,15 @@ from vllama_pool.router.protocol.ollama.answer_builder import Aborted, AnswerBui
 from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
 from vllama_pool.router.protocol.vllm import api, errors
 from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, is_whole, payloads
-from vllama_pool.router.protocol.vllm.text_frame import TextFrame, frame_of
+from vllama_pool.router.protocol.vllm.text_frame import IdsFrame, TextFrame, frame_of, ids_frame_of
 
 RUNNER_ERROR = "an error was encountered while running the model: "
 """Prefix of errors (R163)."""
 _DONE = b"[DONE]"
 _LONG = 8
 """Tokens after which more will come, so that a frame of the texts saves time."""
+_AGAIN = 16
+"""Tokens after which a frame is sought again, if an event had none."""
 
 
 class TextTranslator:
@@ -23,7 +25,7 @@ class TextTranslator:
         "_ended",
         "_frame",
         "_over",
-        "_seeks_frame",
+        "_seek_at",
         "_splitter",
         "_stream",
         "_time_ns",
@@ -44,8 +46,9 @@ class TextTranslator:
         self._stream = stream
         self._splitter: EventSplitter | None = None
         self._within_event = False
-        self._frame: TextFrame | None = None
-        self._seeks_frame = True
+        self._frame: TextFrame | IdsFrame | None = None
+        self._seek_at = _LONG
+        """Tokens at which the frame is sought."""
         self._timestamps = timestamps
         self._ended = False
         self._over = False
@@ -72,15 +75,18 @@ class TextTranslator:
         if self._stream:
             time_ns = self._time_ns  # a local is called faster than an attribute
             answer.set_time(self._timestamps.format(time_ns()))
+        frame = self._frame
+        if frame is not None and answer.plain and not self._within_event and (texts := frame.texts(data)) is not None:
+            if answer.keeps_ids:
+                answer.keep_ids_of(data)
+            return answer.add_texts(texts)
         if self._within_event or not is_whole(data):
             data = self._split(data)
-        if self._frame is not None and answer.plain and (texts := self._frame.texts(data)) is not None:
-            return answer.add_texts(texts)
         events = payloads(data)
         lines = self._translate(events)
-        if self._seeks_frame and answer.events >= _LONG and answer.plain and events and not self._over:
-            self._seeks_frame = False
-            self._frame = frame_of(events[-1])
+        if frame is None and answer.events >= self._seek_at and answer.plain and events and not self._over:
+            self._seek_at = answer.events + _AGAIN
+            self._frame = frame_of(events[-1]) or ids_frame_of(events[-1])
         return lines
 
     def _translate(self, events: list[bytes]) -> bytes:
@@ -150,7 +156,7 @@ class TextTranslator:
         """Go on with another worker's events. `dropped`: tokens at the end that are generated again."""
         self.failure = self._splitter = self._frame = None
         self._over = self._within_event = False
-        self._seeks_frame = True
+        self._seek_at = self._answer.events
         self._answer.drop_ids(dropped)
 
     def _split(self, data: bytes) -> bytes:

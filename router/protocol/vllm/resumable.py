@@ -28,12 +28,12 @@ def has_media(messages: Sequence[api.VllmMessage], info: ModelInfo) -> bool:
     return any(isinstance(message.content, list) for message in messages)
 
 
-def chat_without_prompt(chat: api.VllmChatRequest, *, hides_ids: bool = True) -> Resumable | None:
+def chat_without_prompt(chat: api.VllmChatRequest) -> Resumable | None:
     if not chat.return_token_ids or any(isinstance(message.content, list) for message in chat.messages):
         return None
     kept = chat.copy()
     kept.messages = []
-    return Resumable(kept, hides_ids)
+    return Resumable(kept, False)
 
 
 def text_without_prompt(completion: api.VllmCompletionRequest) -> Resumable | None:

@@ -83,7 +83,7 @@ def _valid_starts(messages: Sequence[api.VllmMessage]) -> list[int]:
 
 
 def send_chat(chat: api.VllmChatRequest) -> NextStep:
-    return UpstreamRequest(api.CHAT_PATH, api.encode(chat), resume=chat_without_prompt(chat, hides_ids=False))
+    return UpstreamRequest(api.CHAT_PATH, api.encode(chat), resume=chat_without_prompt(chat))
 
 
 def fitted(

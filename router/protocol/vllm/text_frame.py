@@ -6,18 +6,28 @@ number of such events is decoded at once.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 import msgspec
 
 from vllama_pool.router.protocol.vllm import api
 
 _LINE_FEED, _CARRIAGE_RETURN, _QUOTE = b'\n\r"'
 _decode_texts = msgspec.json.Decoder(list[str]).decode
+_IDS = b'"token_ids":['
+_ANY_IDS = re.compile(rb'"token_ids":\[([0-9,]+)\]')
+"""In JSON, the quotes of a text are escaped, so this is always a field."""
+_CONTENT = b'"content":'
 
 
 class TextFrame:
     """The bytes before and after the text, a JSON string, in an event."""
 
-    __slots__ = ("_between", "_closing", "_end", "_opening", "_quoted", "_start", "_text", "_texts", "_unquoted")
+    __slots__ = (
+        *("_between", "_closing", "_end", "_opening", "_quoted", "_rest", "_single"),
+        *("_start", "_text", "_texts", "_unquoted"),
+    )
 
     def __init__(self, before: bytes, after: bytes) -> None:
         self._start = b"data: " + before
@@ -25,7 +35,9 @@ class TextFrame:
         self._between = self._end + self._start
         self._opening = self._start + b'"'
         self._closing = b'"' + after
-        self._quoted = b"".join((self._closing, b"\n\n", self._opening))
+        self._rest = self._closing + b"\n\n"
+        self._single = slice(len(self._opening), -len(self._rest))
+        self._quoted = self._rest + self._opening
         """Between two texts without their quotes."""
         self._unquoted = slice(len(self._opening), -len(self._closing))
         self._text = slice(len(before), -len(after))
@@ -36,18 +48,21 @@ class TextFrame:
 
         The texts are not read.
         """
+        text = data[self._single]
+        if _LINE_FEED not in text and self._opening + text + self._rest == data:
+            return 0 if _QUOTE in text else 1
         *events, rest = data.split(b"\n\n")
         if rest or not events:
             return 0
         unquoted = self._unquoted
         texts = [event[unquoted] for event in events]
         # Joined again and compared at once: for many events, in two thirds of the time of a comparison for each.
-        if b"".join((self._opening, self._quoted.join(texts), self._closing, b"\n\n")) != data:
+        if b"".join((self._opening, self._quoted.join(texts), self._rest)) != data:
             return 0
         return 0 if _QUOTE in b"".join(texts) else len(texts)
 
     def texts(self, data: bytes) -> list[str] | None:
-        """Return the text of each event; None if the data is anything but such events, or a text is empty."""
+        """Return the text of each event; None if the data is anything but such events."""
         joined = data[self._texts]
         if self._start + joined + self._end != data:
             return None
@@ -59,17 +74,109 @@ class TextFrame:
             if self._between.join(parts) != joined:
                 return None
             joined, count = b",".join(parts), len(parts)
-        if _LINE_FEED in joined or _CARRIAGE_RETURN in joined:
+        return _decoded(joined, count)
+
+
+class IdsFrame:
+    """The bytes before, between and after the text and the token ids of an event. The ids are not read."""
+
+    __slots__ = ("_bare", "_between", "_end", "_ids", "_middle", "_nulled", "_start", "_text")
+
+    def __init__(self, before: bytes, middle: bytes, after: bytes) -> None:
+        """`middle` ends before the ids' opening bracket, `after` begins with the closing one."""
+        self._start = b"data: " + before
+        self._bare = self._start.removesuffix(_CONTENT) + middle
+        """An event without content, for a token whose text vLLM holds back."""
+        self._middle = middle
+        self._end = after + b"\n\n"
+        self._nulled = b"null" + self._end[1:]
+        self._between = self._end + self._start
+        self._text = slice(len(self._start), -len(middle))
+        self._ids = slice(-len(self._end))
+
+    def texts(self, data: bytes) -> list[str] | None:
+        """Return the text of each event; None if the data is anything but such events."""
+        before, _, after = data.rpartition(b"[")
+        ids = after[self._ids]
+        if ids + self._end != after or not (ids.isdigit() or _are_ids(ids)):
             return None
-        try:
-            texts = _decode_texts(b"[" + joined + b"]")
-        except api.INVALID_JSON:
+        text = before[self._text]
+        if self._start + text + self._middle == before:
+            if _LINE_FEED in text:
+                return self._several(data.split(self._middle + b"["))
+            return _decoded(text, 1)
+        return [""] if before == self._bare else None
+
+    def hide_ids(self, data: bytes) -> bytes | None:
+        """Return an event without its ids; None if the data is anything but one such event."""
+        before, _, after = data.rpartition(b"[")
+        ids = after[self._ids]
+        if ids + self._end != after or not (ids.isdigit() or _are_ids(ids)):
             return None
-        return texts if len(texts) == count and "" not in texts else None
+        text = before[self._text]
+        if self._start + text + self._middle != before or _LINE_FEED in text:
+            return None
+        return before + self._nulled
+
+    def _several(self, pieces: list[bytes]) -> list[str] | None:
+        """`pieces`: between the middles of events of which the first and the last are known to be plain."""
+        first, *pieces, _ = pieces
+        between, ids, texts = self._between, [b"0"], [first[len(self._start) :]]
+        for piece in pieces:
+            before, found, text = piece.partition(between)
+            if not found:
+                return None
+            ids.append(before)
+            texts.append(text)
+        if not _are_ids(b",".join(ids)):
+            return None
+        return _decoded(b",".join(texts), len(texts))
+
+
+def ids_of(events: Iterable[bytes]) -> list[int]:
+    """Return the token ids of events of an `IdsFrame`."""
+    found: list[int] = msgspec.json.decode(b"[%b]" % b",".join(_ANY_IDS.findall(b"".join(events))), type=list[int])
+    return found
+
+
+def _are_ids(joined: bytes) -> bool:
+    return joined.replace(b",", b"").isdigit()
+
+
+def _decoded(joined: bytes, count: int) -> list[str] | None:
+    """Return the texts of so many JSON strings with commas between them."""
+    if _LINE_FEED in joined or _CARRIAGE_RETURN in joined:
+        return None
+    try:
+        texts = _decode_texts(b"[" + joined + b"]")
+    except api.INVALID_JSON:
+        return None
+    return texts if len(texts) == count else None
 
 
 def frame_of(payload: bytes) -> TextFrame | None:
     """Return the frame of a valid event; None if it is not plain, or spells its text in an unusual way."""
+    parts = _around_text(payload)
+    return None if parts is None else TextFrame(*parts)
+
+
+def ids_frame_of(payload: bytes) -> IdsFrame | None:
+    """As `frame_of`, of an event with token ids as its last array."""
+    begin, found, rest = payload.rpartition(_IDS)
+    ids, end, after = rest.partition(b"]")
+    if not (found and end and _are_ids(ids)) or b"[" in after or _plain_text(payload, ids=True) is None:
+        return None
+    after = end + after
+    parts = _around_text(begin + _IDS[:-1] + b"null" + after[1:])
+    if parts is None:
+        return None
+    before, around = parts
+    middle = around[: -len(b"null" + after[1:])]
+    return IdsFrame(before, middle, after) if middle.endswith(_IDS[:-1]) else None
+
+
+def _around_text(payload: bytes) -> tuple[bytes, bytes] | None:
+    """Return the bytes before and after the text of a plain event; None if it spells its text in an unusual way."""
     text = _plain_text(payload)
     if not text or _LINE_FEED in payload:
         return None
@@ -78,11 +185,11 @@ def frame_of(payload: bytes) -> TextFrame | None:
     other = text + "."
     if not found or _plain_text(b"".join((before, api.encode(other), after))) != other:
         return None
-    return TextFrame(before, after)
+    return before, after
 
 
-def _plain_text(payload: bytes) -> str | None:
-    """Return the text of an event that holds nothing else."""
+def _plain_text(payload: bytes, *, ids: bool = False) -> str | None:
+    """Return the text of an event that holds nothing else. `ids`: but token ids."""
     try:
         event = api.decode_event(payload)
     except api.INVALID_JSON:
@@ -91,5 +198,9 @@ def _plain_text(payload: bytes) -> str | None:
         return None
     choice = event.choices[0]
     text = choice.text if choice.delta is None else choice.delta.content
-    plain = api.VllmChoice(text=text) if choice.delta is None else api.VllmChoice(delta=api.VllmDelta(text))
+    known = choice.token_ids if ids else None
+    if choice.delta is None:
+        plain = api.VllmChoice(text=text, token_ids=known)
+    else:
+        plain = api.VllmChoice(delta=api.VllmDelta(text), token_ids=known)
     return text if event == api.VllmEvent([plain]) else None

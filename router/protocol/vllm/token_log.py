@@ -1,7 +1,7 @@
 """Keeps the events of an answer, so that another worker can continue it.
 
-Nothing is decoded until the worker is lost. The bytes that all events of a stream begin with are kept once. Token ids
-that the client did not ask for are removed, so that events look as if nobody had asked for them.
+Nothing is decoded until the worker is lost. Reads are kept as they are, and packed many at a time: the bytes that all
+events of a stream begin with are kept once. Token ids that the client must not see are removed from the events.
 """
 
 from __future__ import annotations
@@ -12,11 +12,18 @@ from typing import ClassVar
 
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, is_whole, payloads
+from vllama_pool.router.protocol.vllm.text_frame import IdsFrame, ids_frame_of
 
 MAX_LOG = 4 * 2**20
 """Bytes of events kept: some 40,000 tokens. A longer answer is not continued."""
-_IDS = b'"token_ids":['
-_NO_IDS = b'"token_ids":null'
+MANY = 64
+"""Reads that are packed at once."""
+LONG = 4
+"""Events after which more will come, so that a frame saves time."""
+AGAIN = 16
+"""Events after which a frame is sought again, if one had none."""
+_BETWEEN = b"\0"
+"""Between the packed reads. JSON escapes it."""
 _CHOICES = b'"choices":['
 _ANY_IDS = re.compile(rb'"(prompt_)?token_ids":\s*\[[0-9,\s]*\]')
 """In JSON, the quotes of a text are escaped, so this is always a field."""
@@ -45,42 +52,25 @@ class TokenLog:
 
     continues: ClassVar[bool] = False
 
-    __slots__ = ("_log", "_prefix", "_skip", "_splitter", "_strips", "_within_event", "overflowed")
+    __slots__ = ("_begin", "_packed", "_reads", "_size", "overflowed")
 
-    def __init__(self, *, strips: bool) -> None:
-        """`strips`: remove the ids from the events."""
-        self._strips = strips
-        self._log = bytearray()
-        self._prefix = b""
-        """Begin of each event; b"" until it is known."""
-        self._skip = 0
-        self._splitter: EventSplitter | None = None
-        self._within_event = False
+    def __init__(self) -> None:
+        self._reads: list[bytes] = []
+        self._packed: list[tuple[bytes, bytes]] = []
+        """Earlier reads: their common begin, and the rest of each. The begin is b"" where they have none."""
+        self._size = 0
+        """Of what is packed, in bytes."""
+        self._begin = b""
+        """Of each event; b"" until it is known."""
         self.overflowed = False
 
     def feed(self, data: bytes) -> bytes:
-        """Return whole events for the translator."""
-        if self._within_event or not is_whole(data):
-            data = self._split(data)
-            if not data:
-                return data
-        prefix = self._prefix
-        if prefix and data.startswith(prefix):
-            self._log += data[self._skip :]
-            if len(self._log) > MAX_LOG:
-                self._overflow()
-        elif not self.overflowed:
-            self._keep(data)
-        if not self._strips:
-            return data
-        before, found, rest = data.partition(_IDS)
-        if found:
-            end = rest.find(b"]") + 1
-            if _IDS not in rest and end and b'"prompt_token_ids":[' not in before:
-                return before + _NO_IDS + rest[end:]
-        elif b"token_ids" not in data:
-            return data
-        return _ANY_IDS.sub(rb'"\1token_ids":null', data)
+        """Return the bytes for the translator."""
+        reads = self._reads
+        reads.append(data)
+        if len(reads) >= MANY:
+            self._pack()
+        return data
 
     def progress(self) -> Progress | None:
         """Return the answer so far; None if its tokens are not known."""
@@ -122,34 +112,89 @@ class TokenLog:
         return Progress(tuple(prompt), tuple(ids), "".join(texts), "".join(reasonings), finish, head, is_chat)
 
     def _payloads(self) -> list[bytes]:
-        events = []
-        for block in bytes(self._log).split(b"\n\n"):
-            if block:
-                events += payloads((block if block.startswith(b"data:") else self._prefix + block) + b"\n\n")
-        return events
+        self._pack()
+        packed = [begin + rest.replace(_BETWEEN, begin) if begin else rest for begin, rest in self._packed]
+        try:
+            return payloads(EventSplitter().feed(b"".join(packed)))
+        except EventTooLong:
+            return []
 
-    def _keep(self, data: bytes) -> None:
-        self._log += data
-        if len(self._log) > MAX_LOG:
-            self._overflow()
-            return
-        if not self._prefix:
-            begin, found, _ = data.partition(_CHOICES)
-            if found and begin.startswith(b"data: {") and b"\n" not in begin and b"prompt_token_ids" not in begin:
-                self._prefix, self._skip = begin, len(begin)
+    def _pack(self) -> None:
+        """Keep the reads without the begin of events, if each begins with one."""
+        reads = self._reads
+        data = b"".join(reads)
+        begin = self._begin = self._begin or _begin_of(data)
+        size = len(begin)
+        parts = [read[size:] for read in reads]
+        reads.clear()
+        if begin and begin + begin.join(parts) == data and data.find(_BETWEEN) < 0:
+            data = _BETWEEN.join(parts)
+        else:
+            begin = b""
+        self._size += len(data)
+        if self.overflowed or self._size > MAX_LOG:
+            self.overflow()
+        elif data:
+            self._packed.append((begin, data))
 
-    def _overflow(self) -> None:
+    def overflow(self) -> None:
         self.overflowed = True
-        self._log.clear()
-        self._prefix = b""
+        self._packed.clear()
+        self._reads.clear()
+
+
+class HidingLog(TokenLog):
+    """Removes the ids from the events, as if nobody had asked for them."""
+
+    __slots__ = ("_frame", "_seek_at", "_splitter", "_within_event")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frame: IdsFrame | None = None
+        """Of events with nothing but text and ids."""
+        self._seek_at = LONG
+        """Events until the frame is sought."""
+        self._splitter: EventSplitter | None = None
+        self._within_event = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Return whole events for the translator."""
+        reads = self._reads
+        reads.append(data)
+        if len(reads) >= MANY:
+            self._pack()
+        frame = self._frame
+        if frame is not None and not self._within_event and (hidden := frame.hide_ids(data)) is not None:
+            return hidden
+        return self._without_ids(data)
+
+    def _without_ids(self, data: bytes) -> bytes:
+        if self._within_event or not is_whole(data):
+            data = self._split(data)
+        if data.find(b"token_ids") < 0:
+            return data
+        if self._frame is None:
+            self._seek_at -= 1
+            if self._seek_at <= 0:
+                self._seek_at = AGAIN
+                self._frame = ids_frame_of(payloads(data)[-1])
+        return _ANY_IDS.sub(rb'"\1token_ids":null', data)
 
     def _split(self, data: bytes) -> bytes:
         splitter = self._splitter = self._splitter or EventSplitter()
         try:
             events = splitter.feed(data)
         except EventTooLong:
-            self.overflowed = True
+            self.overflow()
             self._within_event = False
             return data
         self._within_event = splitter.within_event
         return events
+
+
+def _begin_of(data: bytes) -> bytes:
+    """Return the first event's bytes up to the choices; b"" if it does not begin as vLLM's."""
+    begin, found, _ = data.partition(_CHOICES)
+    if found and begin.startswith(b"data: {") and begin.find(b"\n") < 0 and begin.find(b"prompt_token_ids") < 0:
+        return begin + found
+    return b""

@@ -18,7 +18,7 @@ from vllama_pool.workers.simulated.options import Options
 
 STREAMS = 16
 TOKENS = 60
-STEADY = Options(model="tiny:latest", tokens_per_second=100, ttft=0.01, answer_tokens=TOKENS, slots=32)
+STEADY = Options(model="tiny:latest", tokens_per_second=50, ttft=0.01, answer_tokens=TOKENS, slots=32)
 QUESTION = "Why is 🦊 quicker than 你好 and the émigré?"
 """Its repetition in the answer has characters that span tokens."""
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.protocol import delta, event
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.sse import is_whole, payloads
-from vllama_pool.router.protocol.vllm.text_frame import TextFrame, frame_of
+from vllama_pool.router.protocol.vllm.text_frame import IdsFrame, TextFrame, frame_of, ids_frame_of, ids_of
 
 
 def chat(text: str) -> bytes:
@@ -64,7 +65,7 @@ def test_other_data_has_no_texts_unless_the_decoder_finds_the_same(
 @pytest.mark.parametrize(
     "data",
     [
-        *(chat(""), chat("a") + chat(""), chat("a") + delta("stop"), chat("a") + b"data: [DONE]\n\n", completion("a")),
+        *(chat("a") + delta("stop"), chat("a") + b"data: [DONE]\n\n", completion("a")),
         *(b"", b"data: \n\n", chat("a")[:-1], chat("a") + chat("b").replace(b'"b"', b'"b","c"')),
         chat("a").replace(b'"a"', b'"\xff"'),
         chat("a").replace(b'"a"', b'"a"\n'),
@@ -119,3 +120,75 @@ def test_events_in_a_frame_are_counted_unread(part: object, texts: list[str]) ->
 def test_data_with_anything_else_counts_as_none(other: bytes) -> None:
     known = frame(chat("a"))
     assert known.count(other) == known.count(chat("a") + other) == known.count(other + chat("a")) == 0
+
+
+def chat_ids(text: str | None, ids: list[int]) -> bytes:
+    held = {} if text is None else {"content": text}
+    return event_of({"delta": held, "logprobs": None, "finish_reason": None, "token_ids": ids})
+
+
+def completion_ids(text: str | None, ids: list[int]) -> bytes:
+    return event_of({"text": text or "", "stop_reason": None, "prompt_token_ids": None, "token_ids": ids})
+
+
+def ids_frame(data: bytes) -> IdsFrame:
+    found = ids_frame_of(data[6:-2])
+    assert found is not None
+    return found
+
+
+IDS = st.lists(st.integers(0, 200_000), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("part", [chat_ids, completion_ids])
+@given(tokens=st.lists(st.tuples(st.text(), IDS), min_size=1, max_size=5))
+def test_texts_and_ids_of_a_read_are_those_of_its_events(
+    part: Callable[[str | None, list[int]], bytes], tokens: list[tuple[str, list[int]]]
+) -> None:
+    data = b"".join(part(text, ids) for text, ids in tokens)
+    assert ids_frame(part("a", [1])).texts(data) == [text for text, _ in tokens]
+    assert ids_of([data]) == [each for _, ids in tokens for each in ids]
+
+
+@given(text=st.text(), ids=IDS)
+def test_ids_of_one_event_are_hidden(text: str, ids: list[int]) -> None:
+    known = ids_frame(chat_ids("a", [1]))
+    assert known.hide_ids(chat_ids(text, ids)) == chat(text)
+    assert known.hide_ids(chat_ids(text, ids) * 2) is None
+
+
+def test_a_delta_without_content_is_an_empty_text() -> None:
+    known = ids_frame(chat_ids("a", [1]))
+    assert known.texts(chat_ids(None, [7, 8])) == [""]
+    assert known.hide_ids(chat_ids(None, [7, 8])) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *(chat("a"), completion_ids("a", [1]), delta("stop"), b"data: [DONE]\n\n", b": ping\n\n", b"\n\n"),
+        *(chat_ids("a", [1])[:-1], chat_ids("a", [1])[6:]),
+        chat_ids("a", [1]).replace(b"[1]", b"[1.5]"),
+        chat_ids("a", [1]).replace(b"[1]", b"[1],[2]"),
+        chat_ids("a", [1]).replace(b'"finish_reason":null', b'"finish_reason":"stop"'),
+    ],
+)
+def test_data_with_anything_else_has_neither_texts_nor_hidden_ids(other: bytes) -> None:
+    plain, known = chat_ids("b", [2]), ids_frame(chat_ids("a", [1]))
+    for data in (other, plain + other, other + plain, plain + other + plain):
+        if data != plain:
+            assert known.hide_ids(data) is None
+            assert known.texts(data) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(chat("a"), chat_ids("", [1]), chat_ids(None, [1]), chat_ids("a", [])),
+        event_of({"delta": {"content": "a"}, "token_ids": [1], "prompt_token_ids": [1]}),
+        event_of({"delta": {"content": "a"}, "token_ids": [1], "finish_reason": "stop"}),
+        event_of({"delta": {"content": "a", "reasoning": "b"}, "token_ids": [1]}),
+    ],
+)
+def test_events_with_more_than_text_and_ids_have_no_frame(data: bytes) -> None:
+    assert ids_frame_of(data[6:-2]) is None
