@@ -27,8 +27,8 @@ from vllama_pool.workers.registry.signature import sign_record
 Figures = Callable[[str, object], None]
 
 JOIN_BOUND = 2.0
-DEATH_BOUND = 5.0
-HEAL_BOUND = 2.0
+DEATH_BOUND = 10.0
+HEAL_BOUND = 10.0
 SAMPLES = 48
 MANY = 1000
 LONGEST_TURN = 0.05

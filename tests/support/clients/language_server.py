@@ -35,13 +35,18 @@ class Editor:
         self._send({"method": "textDocument/didOpen", "params": {"textDocument": document}})
         return await self._diagnostics()
 
-    async def change(self, text: str) -> list[Json]:
-        """Replace the document's text, and return its diagnostics."""
+    async def change(self, text: str, *, finds: bool = True) -> list[Json]:
+        """Replace the document's text, and return its first diagnostics that are not empty, or are if not `finds`.
+
+        The server may still publish those of the text before.
+        """
         self._version += 1
         document = {"uri": self._uri, "version": self._version}
         changes = {"textDocument": document, "contentChanges": [{"text": text}]}
         self._send({"method": "textDocument/didChange", "params": changes})
-        return await self._diagnostics()
+        while bool(found := await self._diagnostics()) is not finds:
+            pass
+        return found
 
     async def hover(self, line: int, character: int) -> str:
         """Return the text for a position, counted from 0."""
