@@ -2,7 +2,8 @@
 
 A failed attempt may be repeated on another worker until the first content event.
 
-    Lost         at once elsewhere; free while a healthy worker is left, else (and from the second on) budgeted
+    Lost         at once elsewhere; free while a healthy worker is left, else (and from the second on) budgeted, unless
+                 another request is refused for the losses
     Busy         elsewhere, budgeted
     Unavailable  elsewhere, budgeted
     Faulty       once elsewhere, budgeted: a request that crashes workers must not reach all of them
@@ -49,6 +50,8 @@ class Attempts:
     """`RetryBudget.available`."""
     limit: int = MAX_ATTEMPTS
     """Attempts that the model may have."""
+    explained: bool = False
+    """The latest failure and an earlier one are engines that another request has crashed, which is refused since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def is_budgeted(attempts: Attempts) -> bool:
     """True if the budget pays the next attempt. A first lost connection is free: it signals no overload."""
     failures = attempts.failures
     first_loss = isinstance(failures[-1], Lost) and not any(isinstance(one, Lost) for one in failures[:-1])
-    return not (first_loss and attempts.untried.healthy > 0)
+    return not ((first_loss or attempts.explained) and attempts.untried.healthy > 0)
 
 
 def most_specific(failures: Sequence[AttemptFailed]) -> AttemptFailed:

@@ -51,6 +51,15 @@ class Evidence:
         for crash in self._crashes.values():
             crash.digests.discard(digest)
 
+    def knows(self, crash: CrashId, digest: str) -> bool:
+        """True if the crashed engine had this request in flight."""
+        return crash in self._crashes and digest in self._crashes[crash].digests
+
+    def unexplained(self, crashes: Iterable[CrashId], guilty: Collection[str]) -> int:
+        """Count the crashes of engines that had none of the guilty requests in flight."""
+        seen = self._crashes
+        return sum(crash not in seen or seen[crash].digests.isdisjoint(guilty) for crash in crashes)
+
     def culprits(self, now: float) -> list[Culprit]:
         self._forget(now)
         return culprits({crash: seen.digests for crash, seen in self._crashes.items()})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,6 +29,8 @@ REPORT_TIMEOUT = 0.5
 """Seconds to wait for the agent's report on an engine that a connection was lost to. It usually takes 10 to 200 ms."""
 SECOND_TIMEOUT = 3.0
 """Seconds to wait after the second such connection of a request."""
+EXPLAINED = 2.0
+"""Seconds to wait after the second crash of a request for the conviction of another one."""
 POLL = 0.01
 """Seconds."""
 SETTLE = 0.15
@@ -74,6 +76,7 @@ class PoisonGuard:
         settle: float = SETTLE,
         report_timeout: float = REPORT_TIMEOUT,
         second_timeout: float = SECOND_TIMEOUT,
+        explained: float = EXPLAINED,
     ) -> None:
         """`refuse_for`: seconds. `clock`: that of the pool."""
         self.refused: dict[str, Refusal] = {}
@@ -86,6 +89,7 @@ class PoisonGuard:
         self._clock = clock
         self._settle = settle
         self._timeouts = (report_timeout, second_timeout)
+        self._explained = explained
         self._evidence = Evidence(refuse_for)
         self._unsent: dict[CrashId, tuple[str, set[str]]] = {}
         """Cause and digests that other routers have not been told."""
@@ -105,29 +109,44 @@ class PoisonGuard:
         if self.refused:
             self._raise_if_refused(await offload(size, digest_of, operation, request))
 
-    async def met_crash(self, worker: Worker, sent: float, operation: str, request: Any, size: int, met: int) -> bool:
-        """Note a request whose connection to the worker was lost. Return True if the engine died by itself.
+    async def met_crash(
+        self, worker: Worker, sent: float, operation: str, request: Any, size: int, met: Sequence[CrashId]
+    ) -> CrashId | None:
+        """Note a request whose connection to the worker was lost. Return the crash if the engine died by itself.
 
         `sent`: on the pool's clock. `met`: crashes that the request has met before. Waits for the agent's report.
-        Raises Poison if this is the second one: the request is not sent to a third engine.
+        Raises Poison if this is the second one and no other request explains it: it is not sent to a third engine.
         """
         exit = await self._exit_of(worker, sent, self._timeouts[1 if met else 0])
         if exit is None or not exit.crashed:
-            return False
+            return None
         digest = await offload(size, digest_of, operation, request)
         crash = CrashId(worker.id, worker.record.generation, exit.number)
-        if digest:
-            self._evidence.add(crash, exit.cause, (digest,), self._clock())
-            self._unsent.setdefault(crash, (exit.cause, set()))[1].add(digest)
+        self._accuse(digest, crash, exit.cause)
         judging = self._judge_later()
         if met:
             await asyncio.shield(judging)
             self._raise_if_refused(digest)
-            self.refusals += 1
-            raise Poison(
-                "the engines of two workers crashed while they worked on this request, so it is not sent to a third"
-            )
-        return True
+            if not await self._are_explained((*met, crash)):
+                await self._accuse_again(digest, met, exit.cause)
+                self._raise_if_refused(digest)
+                self.refusals += 1
+                raise Poison(
+                    "the engines of two workers crashed while they worked on this request, so it is not sent to a third"
+                )
+        return crash
+
+    async def crash_of(self, worker: Worker, sent: float, *, met: bool) -> CrashId | None:
+        """Return the crash if the engine that was running at `sent` died by itself. Waits for the agent's report.
+
+        `met`: it would not be the request's first one.
+        """
+        exit = await self._exit_of(worker, sent, self._timeouts[1 if met else 0])
+        return CrashId(worker.id, worker.record.generation, exit.number) if exit is not None and exit.crashed else None
+
+    async def may_meet_another(self, crashes: Sequence[CrashId]) -> bool:
+        """False if the request, whose answer has begun, met two crashes that no other request explains."""
+        return len(crashes) < 2 or await self._are_explained(crashes)
 
     async def begin_trial(
         self, worker: Worker, operation: str, request: Any, size: int, acquitted: Callable[[], None]
@@ -167,6 +186,28 @@ class PoisonGuard:
         return [(digest, refusal.evidence, refusal.until - now) for digest, refusal in self.refused.items()]
 
     # --- judging ---
+
+    def _accuse(self, digest: str, crash: CrashId, cause: str) -> None:
+        if digest:
+            self._evidence.add(crash, cause, (digest,), self._clock())
+            self._unsent.setdefault(crash, (cause, set()))[1].add(digest)
+
+    async def _accuse_again(self, digest: str, crashes: Sequence[CrashId], cause: str) -> None:
+        """The engine that began to answer the request, and so cleared it, has crashed too."""
+        cleared = [crash for crash in crashes if not self._evidence.knows(crash, digest)]
+        for crash in cleared:
+            self._accuse(digest, crash, cause)
+        if cleared:
+            await asyncio.shield(self._judge_later())
+
+    async def _are_explained(self, crashes: Sequence[CrashId]) -> bool:
+        """Wait until refused requests explain all of the crashes but one. Return False if they do not."""
+        deadline = self._clock() + self._explained
+        while self._evidence.unexplained(crashes, self.refused.keys()) > 1:
+            if self._clock() >= deadline:
+                return False
+            await asyncio.sleep(POLL)
+        return True
 
     def _acquit(self, digest: str, acquitted: Callable[[], None]) -> None:
         acquitted()

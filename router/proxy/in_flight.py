@@ -13,7 +13,7 @@ from vllama_pool.router.admission.admission import Admission
 from vllama_pool.router.admission.tenant import Tenant, anonymous
 from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.policies.least_load import least_load
-from vllama_pool.router.balance.retry import Retry, most_specific
+from vllama_pool.router.balance.retry import MAX_ATTEMPTS, Retry, most_specific
 from vllama_pool.router.balance.select import choose, find
 from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.errors import AttemptFailed, ClientError, ContextTooLong, Lost, ModelGone, ServerBusy
@@ -146,7 +146,7 @@ class InFlight:
                         return later
                     attempt = later
                 self._attempt = attempt
-                if self._recovery is not None and self._recovery.crashes and not await self._begin_trial(attempt):
+                if self._recovery is not None and self._recovery.suspect and not await self._begin_trial(attempt):
                     continue
                 if self.on_send is not None:
                     on_send, self.on_send = self.on_send, None
@@ -225,7 +225,7 @@ class InFlight:
         """Choose a worker that is not excluded, by id."""
         recovery = self._recover()
         recovery.tried += excluded.difference(recovery.tried)
-        replica = self._pick()
+        replica = self._pick_apart(recovery)
         if replica is not None:
             self._note_choice(replica.worker)
         return replica
@@ -236,19 +236,36 @@ class InFlight:
         return attempt
 
     def note_failure(self, replica: Replica, failure: AttemptFailed) -> None:
-        self._recover().note(replica, failure)
+        assert self._attempt is not None
+        self._note_loss(self._attempt, failure)
+
+    async def may_go_on(self) -> bool:
+        """False if the request was in progress on two engines that died by themselves, and no other one explains it."""
+        poison = self._shared.poison
+        return poison is None or await self._recover().may_go_on(poison)
+
+    def may_retry(self) -> bool:
+        """True if the budget pays one more attempt, and the request has one left."""
+        return self.record.attempts < MAX_ATTEMPTS and self._seat.budget.try_spend()
 
     # internal
 
     async def _resume(self, attempt: Attempt, replica: Replica, interrupted: Interrupted) -> None:
         attempt.fail(interrupted.cause)
-        self._recover().note(replica, interrupted.cause)
+        self._note_loss(attempt, interrupted.cause)
         if self.client_left:
             self.record.outcome = str(Ending.CLIENT_GONE)
             return
         self._resuming = True
         client_stall = self._shared.upstream.client_stall
         await resume(self, interrupted, replica, self.call.resolution, client_stall)
+
+    def _note_loss(self, attempt: Attempt, failure: AttemptFailed) -> None:
+        """The answer broke off, or was not continued."""
+        recovery, replica = self._recover(), attempt.replica
+        recovery.note(replica, failure)
+        if isinstance(failure, Lost):
+            recovery.losses.append((replica.worker, attempt.lease.sent))
 
     async def _take_caps(self) -> None:
         """Raises ServerBusy."""
@@ -281,8 +298,11 @@ class InFlight:
         """The connection was lost: did the engine die by itself? Raises Poison if that is the second one."""
         call, recovery = self.call, self._recover()
         name, size = call.operation.name, call.decision.size
-        if await poison.met_crash(replica.worker, sent, name, call.request, size, recovery.crashes):
-            recovery.crashes += 1
+        crash = await poison.met_crash(replica.worker, sent, name, call.request, size, recovery.crashes)
+        if crash is not None:
+            recovery.explained = bool(recovery.crashes)
+            recovery.crashes.append(crash)
+            recovery.suspect = True
 
     async def _begin_trial(self, attempt: Attempt) -> bool:
         """Wait until the worker has no other request of a crash. Return False if another worker must be chosen."""
@@ -312,7 +332,7 @@ class InFlight:
         first = recovery is None or not recovery.failures
         if workers.waiting and first:
             return None
-        replica = self._pick()
+        replica = self._pick() if recovery is None or first else self._pick_apart(recovery)
         if replica is not None:
             worker = replica.worker
             if worker.in_flight >= worker.full_at and first:
@@ -342,10 +362,19 @@ class InFlight:
         none_waits = not self._seat.workers.bounds.length
         return choose_with_room(found, resolution, now, shared.rng, demand, none_waits=none_waits)
 
-    def _pick(self) -> Replica | None:
+    def _pick_apart(self, recovery: Recovery) -> Replica | None:
+        """Keep requests that may have crashed an engine from the streams that it was answering."""
+        avoided = recovery.avoided() if self._shared.poison is not None else ()
+        replica = self._pick(avoided) if avoided else None
+        apart = replica is not None and replica.worker.is_available(self._now()) and not replica.worker.full
+        return replica if apart else self._pick()
+
+    def _pick(self, avoided: Collection[str] = ()) -> Replica | None:
         shared, call, recovery = self._shared, self.call, self._recovery
         resolution = call.resolution
         tried = recovery.excluded() if recovery is not None else ()
+        if avoided:
+            tried = [*tried, *avoided]
         now = shared.upstream.clock.monotonic_ns() / 1e9
         demand = call.demand if resolution.needs_demand else PLAIN
         replica = choose(resolution.groups, tried, now, shared.rng, resolution.policy, demand)

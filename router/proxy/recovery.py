@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Collection
 
 from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.balance.retry import MAX_ATTEMPTS as MOST_ATTEMPTS
 from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide
-from vllama_pool.router.balance.worker import Replica
+from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.errors import AttemptFailed, ContextTooLong
+from vllama_pool.router.poison.apart import trial_workers
+from vllama_pool.router.poison.evidence import CrashId
+from vllama_pool.router.poison.guard import PoisonGuard
 from vllama_pool.router.proxy import context_fit
 from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.fallback import MAX_ATTEMPTS, Fallbacks, spoils_worker
@@ -21,7 +25,10 @@ _log = logging.getLogger(__name__)
 class Recovery:
     """Made when something fails, or asks whether it may: most requests need none."""
 
-    __slots__ = ("_call", "_record", "_spoiled", "context", "crashes", "failures", "fallbacks", "seeks_room", "tried")
+    __slots__ = (
+        *("_call", "_record", "_spoiled", "context", "crashes", "failures", "fallbacks", "seeks_room", "suspect"),
+        *("explained", "losses", "tried"),
+    )
 
     def __init__(self, call: ForwardRequest, record: RequestRecord) -> None:
         self._call = call
@@ -32,8 +39,14 @@ class Recovery:
         """Of the present model."""
         self._spoiled: tuple[str, ...] = ()
         """Workers that get no attempt for other models either."""
-        self.crashes = 0
-        """Engines that died by themselves with the request in progress, since another one last began to answer it."""
+        self.crashes: list[CrashId] = []
+        """Engines that died by themselves with the request in progress."""
+        self.suspect = False
+        """No other engine has begun to answer the request since the latest of these."""
+        self.explained = False
+        """A request that is refused since has caused the latest crash and an earlier one."""
+        self.losses: list[tuple[Worker, float]] = []
+        """Workers that were lost in mid-stream, and when they got the request."""
         self.context = 0
         """One in tokens that was too small."""
         self.seeks_room = False
@@ -49,6 +62,33 @@ class Recovery:
             return self.tried
         return [*self.tried, *context_fit.too_small(self._call.resolution, self.context)]
 
+    def avoided(self) -> Collection[str]:
+        """Return the workers to avoid while another one has room, by id.
+
+        A request that may have crashed an engine avoids the streams that go on elsewhere, and they avoid it.
+        """
+        lost = self.losses[-1][0] if self.losses else None
+        if self.suspect:
+            crashed = self.crashes[-1].worker
+        elif lost is not None and lost.last_report.exit is not None:
+            crashed = lost.id
+        else:
+            return ()
+        workers = (replica.worker for replica in self._call.resolution.replicas)
+        others = {one.id for one in workers if one.id != crashed and one.is_open and not one.down}
+        chosen = trial_workers(crashed, others)
+        return others - chosen if self.suspect and chosen else chosen
+
+    async def may_go_on(self, poison: PoisonGuard) -> bool:
+        """False if the request was in progress on two engines that died by themselves, and no other one explains it."""
+        if len(self.crashes) + len(self.losses) < 2:
+            return True
+        for worker, sent in self.losses:
+            crash = await poison.crash_of(worker, sent, met=bool(self.crashes))
+            if crash is not None and crash not in self.crashes:
+                self.crashes.append(crash)
+        return await poison.may_meet_another(self.crashes)
+
     def note(self, replica: Replica, failure: AttemptFailed) -> None:
         """Record a failed attempt."""
         # Without the text: vLLM's errors may quote the prompt.
@@ -60,7 +100,7 @@ class Recovery:
 
     def acquit(self) -> None:
         """Another engine has begun to answer the request."""
-        self.crashes = 0
+        self.suspect = False
 
     def begin_model(self) -> None:
         """A fallback takes over."""
@@ -73,7 +113,8 @@ class Recovery:
         retries = None if resolution.rule is None else resolution.rule.entry.retries
         attempts = MOST_ATTEMPTS if retries is None else retries.attempts
         limit = min(attempts, len(self.failures) + MAX_ATTEMPTS - self._record.attempts)
-        decision = decide(Attempts(tuple(self.failures), untried, budget.available, limit), rng)
+        explained, self.explained = self.explained, False
+        decision = decide(Attempts(tuple(self.failures), untried, budget.available, limit, explained), rng)
         if isinstance(decision, Retry) and decision.budgeted:
             budget.try_spend()
         return decision

@@ -35,7 +35,14 @@ class Owner(Protocol):
     def attempt(self, replica: Replica) -> Attempt:
         """Begin the next attempt."""
 
-    def note_failure(self, replica: Replica, failure: AttemptFailed) -> None: ...
+    def note_failure(self, replica: Replica, failure: AttemptFailed) -> None:
+        """The attempt that `attempt` began has failed."""
+
+    async def may_go_on(self) -> bool:
+        """False if the request may be what killed the engines so far."""
+
+    def may_retry(self) -> bool:
+        """True if the budget pays one more attempt."""
 
 
 async def resume(
@@ -63,7 +70,9 @@ async def resume(
 async def _try_workers(owner: Owner, interrupted: Interrupted, progress: Progress, excluded: frozenset[str]) -> bool:
     """Return False if no worker sent a byte of the rest. `excluded`: workers by id."""
     record = owner.record
-    for _ in range(MAX_WORKERS):
+    for number in range(MAX_WORKERS):
+        if not await owner.may_go_on() or (number and not owner.may_retry()):
+            return False
         replica = owner.choose_again(excluded)
         if replica is None:
             return False

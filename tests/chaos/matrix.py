@@ -7,9 +7,7 @@ from collections.abc import Collection
 from tests.chaos.row import Row, Rows
 from tests.chaos.rows import clients, config, network, overload, registry, routers, workers
 
-MISSING: dict[str, str] = {
-    "F27": "requests that kill workers are not refused",
-}
+MISSING: dict[str, str] = {}
 """Rows that fail until the feature is built. Remove a row here when it passes."""
 
 

@@ -76,5 +76,25 @@ async def test_a_common_prompt_that_meets_two_kills_is_never_refused(tmp_path: P
     assert counted == [0, 0]
 
 
+@pytest.mark.timeout(120)
+async def test_a_stream_that_crashes_two_engines_is_not_sent_to_a_third(tmp_path: Path) -> None:
+    """The first engine dies in mid-stream, and each one that is asked to go on at once."""
+    faults: list[dict[str, object]] = [
+        {"kind": "die", "marker": MARKER, "after_tokens": 4, "paths": ["/v1/chat/completions"]},
+        {"kind": "die", "paths": ["/v1/completions"]},
+    ]
+    answers = []
+    async with fleet(tmp_path, Plan(worker_flags=(*FLAGS, "--death", "abort"))) as running:
+        for route in (Route.CHAT_STREAM, Route.V1_STREAM):
+            for worker in running.workers:
+                await worker.set_faults(*faults)
+            answers.append(await exchange(Request(f"a stream with {MARKER}", 12, route), running.ports))
+            await auntil(running.whole, 60, "the crashed workers to be back")
+        killed = await restarts(running)
+
+    assert [(one.verdict.result, one.verdict.kind) for one in answers] == [(Result.ERROR, "line")] * 2, answers
+    assert killed == 4
+
+
 async def _runs(victim: Agent) -> bool:
     return bool((await victim.stats()).get("running"))

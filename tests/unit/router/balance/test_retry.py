@@ -53,6 +53,14 @@ def test_the_retry_after_a_second_lost_connection_is_budgeted() -> None:
     assert isinstance(after(Lost, Lost, budget=0), GiveUp)
 
 
+def test_the_retry_after_two_crashes_that_another_request_has_caused_is_free() -> None:
+    failures = (Lost("one"), Lost("two"))
+    decision = decide(Attempts(failures, MANY_HEALTHY, 0, explained=True), random.Random(1))
+    assert isinstance(decision, Retry)
+    assert not decision.budgeted
+    assert isinstance(decide(Attempts(failures, NONE_HEALTHY, 0, explained=True), random.Random(1)), GiveUp)
+
+
 def test_the_second_retry_has_a_jittered_delay() -> None:
     failures = (Busy("one"), Busy("two"))
     rng = random.Random(1)

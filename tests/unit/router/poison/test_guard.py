@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -12,10 +12,12 @@ import pytest
 from tests.support.balance import Clock, found
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import Poison
+from vllama_pool.router.poison.evidence import CrashId
 from vllama_pool.router.poison.guard import PoisonGuard, Signer
 from vllama_pool.workers.registry.client import RegistryUnavailable
 from vllama_pool.workers.registry.record import EngineExit, LoadReport, WorkerState
 
+A, B = (CrashId(name, 1, 1) for name in "ab")
 SIGNER = Signer("fleet", b"secret", allow_unsigned=False)
 
 
@@ -69,7 +71,14 @@ class Router:
         self.pool = Pool(self.clock)
         self.pool.put(*(found(name, load=LoadReport(exit=EngineExit())) for name in "abc"))
         self.guard = PoisonGuard(
-            bus, signer, refuse_for=600, clock=self.clock, settle=0.01, report_timeout=0.0, second_timeout=0.0
+            bus,
+            signer,
+            refuse_for=600,
+            clock=self.clock,
+            settle=0.01,
+            report_timeout=0.0,
+            second_timeout=0.0,
+            explained=0.0,
         )
         bus.listeners.append(self.guard.heard)
 
@@ -78,7 +87,7 @@ class Router:
         exit = EngineExit(number=number, crashed=crashed, cause=cause)
         self.pool.report(worker, LoadReport(state=WorkerState.RESTARTING, exit=exit))
 
-    async def lost(self, worker: str, prompt: str, met: int = 0, sent: float = 0.0) -> bool:
+    async def lost(self, worker: str, prompt: str, met: Sequence[CrashId] = (), sent: float = 0.0) -> CrashId | None:
         known = self.pool.get(worker)
         assert known is not None
         return await self.guard.met_crash(known, sent, "chat", Chat(prompt), 10, met)
@@ -98,9 +107,11 @@ async def settle() -> None:
 
 
 async def crash_twice(router: Router) -> None:
-    for met, worker in enumerate("ab"):
-        router.ended(worker, "SIGSEGV", crashed=True)
-        assert await router.lost(worker, "poison", met)
+    router.ended("a", "SIGSEGV", crashed=True)
+    first = await router.lost("a", "poison")
+    assert first == A
+    router.ended("b", "SIGSEGV", crashed=True)
+    await router.lost("b", "poison", [first])
 
 
 async def test_a_request_of_two_crashes_is_refused_with_the_evidence_in_every_router(bus: Bus) -> None:
@@ -174,10 +185,53 @@ async def test_another_router_that_saw_a_second_common_request_prevents_the_refu
         if worker == "a":
             assert await first.lost("a", "poison")
     with pytest.raises(Poison, match="it is not sent to a third"):
-        await first.lost("b", "poison", 1)
+        await first.lost("b", "poison", [A])
     await settle()
 
     assert (first.guard.refused, second.guard.refused) == ({}, {})
+
+
+async def test_a_request_whose_two_crashes_another_one_explains_goes_on(bus: Bus) -> None:
+    """It was tried on the second engine first, which had begun to answer when the poison reached it."""
+    first, second = Router(bus), Router(bus)
+    for router in (first, second):
+        router.ended("a", "SIGSEGV", crashed=True)
+    assert await first.lost("a", "poison") == A
+    assert await second.lost("a", "innocent") == A
+    await settle()
+    known = second.pool.get("c")
+    assert known is not None
+    trial = await second.guard.begin_trial(known, "chat", Chat("innocent"), 10, lambda: None)
+    assert trial is not None
+    trial.on_begun()
+    trial.end()
+
+    for router in (first, second):
+        router.ended("b", "SIGSEGV", crashed=True)
+    with pytest.raises(Poison, match="it was the only request"):
+        await first.lost("b", "poison", [A])
+    assert await second.lost("b", "innocent", [A]) == B
+
+    assert await second.guard.may_meet_another([A, B])
+    assert not await second.guard.may_meet_another([CrashId("x", 1, 1), CrashId("y", 1, 1)])
+    await second.ask("innocent")
+
+
+async def test_a_request_that_kills_engines_after_their_answers_have_begun_is_refused(bus: Bus) -> None:
+    router = Router(bus)
+    router.ended("a", "SIGSEGV", crashed=True)
+    assert await router.lost("a", "late") == A
+    known = router.pool.get("b")
+    assert known is not None
+    trial = await router.guard.begin_trial(known, "chat", Chat("late"), 10, lambda: None)
+    assert trial is not None
+    trial.on_begun()
+    trial.end()
+    await settle()
+
+    router.ended("b", "SIGSEGV", crashed=True)
+    with pytest.raises(Poison, match="it was the only request"):
+        await router.lost("b", "late", [A])
 
 
 async def test_a_request_sent_after_the_end_was_known_belongs_to_the_next_engine(bus: Bus) -> None:
