@@ -146,11 +146,9 @@ def _collect(load: Load, soak: Soak) -> None:
 
 
 async def _kill(running: Fleet, soak: Soak, start: float, every: float) -> None:
-    """Kill one worker after the other. The next kill waits until the fleet is whole."""
-    number = 0
-    while True:
-        await asyncio.sleep(every)
+    """Kill one worker after the other at fixed times, or later once the fleet is whole."""
+    for number in itertools.count():
+        await asyncio.sleep(start + every * (number + 1) - time.monotonic())
         await wait_until(running.whole, 60, "the fleet is whole before the next kill")
         running.workers[number % len(running.workers)].kill_vllm()
         soak.kills.append(time.monotonic() - start)
-        number += 1
