@@ -45,7 +45,7 @@ async def clocks(scene: Scene) -> None:
         for step in STEPS:
             for kind, clock in fleet.clocks.items():
                 clock.shift(HOUR * step.get(kind, 0))
-            await scene.until(lambda step=step: told(scene, step), 10, f"the processes have clocks at {step}")
+            await scene.until(lambda step=step: told(scene, step), 10, f"the processes have clocks at {step}")  # type: ignore[misc]
             await scene.holds(fleet.whole, scene.size(1, 12), f"all workers serve, with clocks at {step}")
             await load.until_complete(25)
         late = extra(scene, "late")
