@@ -95,7 +95,7 @@ def create_app(
     def use_access(access: Access) -> None:
         gate.use(access)
 
-    state = open_state(settings, table, collaborators, instance.total, file_state)
+    state = open_state(settings, table, collaborators, instance, file_state)
     reports = Reports(state, instance, collaborators.clock, file_state)
     keyring = Keyring(settings, state.metrics.usage, instance.total)
     keys = KeyAccess(settings, keyring, state.routes, socket.gethostname())

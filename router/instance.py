@@ -17,15 +17,17 @@ class RouterInstance:
     total: int = 1
     family: str = ""
     """Random id of one `vllama serve`."""
+    restarted: bool = False
+    """True if this process replaces an earlier one of the same index. Not a part of the text."""
 
     def __str__(self) -> str:
         return f"{self.index}/{self.total}/{self.family}"
 
     @classmethod
-    def parse(cls, text: str) -> RouterInstance:
+    def parse(cls, text: str, *, restarted: bool = False) -> RouterInstance:
         """Raises ValueError."""
         index, total, family = text.split("/")
-        return cls(int(index), int(total), family)
+        return cls(int(index), int(total), family, restarted)
 
     @classmethod
     def new_family(cls, total: int) -> list[RouterInstance]:

@@ -32,7 +32,7 @@ from vllama_pool.router.reload import ReloadRequest
 from vllama_pool.router.server.connection_lifetime import enable_keepalive
 from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.server.http_protocol import BoundedProtocol, DrainingProtocol
-from vllama_pool.workers.process.status import ChildStatus, StatusPipe
+from vllama_pool.workers.process.status import RESTARTED, ChildStatus, StatusPipe
 from vllama_pool.workers.registry.record import WorkerState
 
 FAILED = 3
@@ -133,7 +133,7 @@ def main() -> None:
     try:
         settings = RouterSettings()
         configure_logging(settings.log_level)
-        instance = RouterInstance.parse(os.environ[PROCESS])
+        instance = RouterInstance.parse(os.environ[PROCESS], restarted=RESTARTED in os.environ)
         last_table = LastTable.from_environment(os.environ)
         readiness = Readiness()
         app = create_app(

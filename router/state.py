@@ -16,6 +16,7 @@ from vllama_pool.router.admission.admission import Admission
 from vllama_pool.router.admission.entry_limits import request_limits
 from vllama_pool.router.admission.turns import Turns
 from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.operation import Clock
 from vllama_pool.router.routing.live import LiveRoutes
@@ -69,10 +70,11 @@ def open_state(
     settings: RouterSettings,
     table: RoutingTable,
     collaborators: Collaborators,
-    processes: int,
+    instance: RouterInstance,
     file_state: FileState,
 ) -> RouterState:
-    """`processes`: those that share the limits."""
+    """`instance`: this process."""
+    processes = instance.total  # that share the limits
     pool = Pool(time.monotonic, processes)
     pool.set_aside(Maintenance(table).message)
     virtual_models = ModelStore()
@@ -80,7 +82,7 @@ def open_state(
         table,
         lambda table, before: ModelRoutes(table, collaborators.rng, virtual=virtual_models.live, previous=before),
     )
-    sources = open_sources(settings, table.workers, pool, virtual_models, lambda: routes().shadowed(pool))
+    sources = open_sources(settings, table.workers, pool, virtual_models, lambda: routes().shadowed(pool), instance)
     request_log = RequestLog(collaborators.log_stream, debug=settings.log_level == "debug")
     admission = Admission(settings.max_queue, Turns(pool.vacancies, _later, time.monotonic), processes)
     admission.set_limits(request_limits(table))

@@ -15,6 +15,7 @@ from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.discovery.saved_view import SavedView
 from vllama_pool.router.discovery.static_workers import StaticWorkers
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
+from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.poison.guard import PoisonGuard, Signer
 from vllama_pool.router.virtual_models.change_plans import UNSIGNED, WRITES_OFF
 from vllama_pool.router.virtual_models.model_signer import SignaturePolicy
@@ -61,8 +62,9 @@ def open_sources(
     pool: Pool,
     virtual: ModelStore,
     shadowed: Callable[[], Collection[str]],
+    instance: RouterInstance,
 ) -> Sources:
-    """Build the sources and load saved virtual models. `shadowed`: see `ModelSync`."""
+    """Build the sources and load saved virtual models. `shadowed`: see `ModelSync`. `instance`: this process."""
     key = settings.worker_key.get_secret_value() if settings.worker_key else None
     trust = TrustStore()
     endpoints = Endpoints(key, trust)
@@ -90,7 +92,7 @@ def open_sources(
         router_id=router_id,
         models=sync,
         drains=drains,
-        saved=saved_view(settings),
+        saved=saved_view(settings, instance),
         poison=poison,
     )
     static = StaticWorkers(workers, pool, control, endpoints, key=key)
@@ -125,10 +127,12 @@ def writes_refusal(settings: RouterSettings) -> str:
     return "" if policy.secret or policy.allow_unsigned else UNSIGNED
 
 
-def saved_view(settings: RouterSettings) -> SavedView | None:
+def saved_view(settings: RouterSettings, instance: RouterInstance) -> SavedView | None:
     """Return None for the embedded registry, which starts with the routers, and without a private folder."""
     file = view_file(settings.registry)
-    return SavedView(file) if file is not None else None
+    if file is None:
+        return None
+    return SavedView(file, run=instance.family, writes=instance.index == 0, restarted=instance.restarted)
 
 
 def save_file(settings: RouterSettings) -> SaveFile | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vllama_pool.workers.process.lifeline import ORPHANED, die_with_parent
-from vllama_pool.workers.process.status import STATUS_FD, ChildStatus, decode
+from vllama_pool.workers.process.status import RESTARTED, STATUS_FD, ChildStatus, decode
 
 MAX_LINE = 65536
 
@@ -69,8 +69,10 @@ class Child:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    async def start(self, post: Post) -> None:
+    async def start(self, post: Post, *, restarted: bool = False) -> None:
         """Start the process and post events until it has exited. Raises OSError. Call it from the main thread.
+
+        `restarted`: it replaces an earlier process of the spec, and is told so.
 
         The child leads its own process group, so Ctrl-C in the terminal reaches only the supervisor.
         """
@@ -78,7 +80,7 @@ class Child:
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self.spec.argv,
-                env={**self.spec.env, STATUS_FD: str(writing)},
+                env={**self.spec.env, STATUS_FD: str(writing), **({RESTARTED: "1"} if restarted else {})},
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(*self.spec.fds, writing),
                 process_group=0,

@@ -240,11 +240,11 @@ class Supervisor:
         return True
 
     async def _start(self, spec: ChildSpec) -> bool:
-        child = Child(spec)
+        child, restarted = Child(spec), spec.name in self._histories
         history = self._histories.setdefault(spec.name, ChildHistory(Backoff(self.restart_wait, settled=SETTLED)))
         history.started = history.loading = history.printed = time.monotonic()
         try:
-            await child.start(self._events.put_nowait)
+            await child.start(self._events.put_nowait, restarted=restarted)
         except OSError as error:
             self.console.error(f"cannot start {spec.kind} {spec.name}: {error}")
             return False

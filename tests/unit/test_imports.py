@@ -114,12 +114,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "router/explainer.py": {"router/balance", "router/errors.py", "router/protocol", "router/routing"},
     "router/wiring.py": {
         *("config", "config/routing", "router/balance", "router/discovery", "router/poison"),
-        *("router/virtual_models", "workers/registry", "workers/vllm"),
+        *("router/instance.py", "router/virtual_models", "workers/registry", "workers/vllm"),
     },
     "router/state.py": {
         *("config", "config/routing", "router/admission", "router/balance", "router/protocol"),
         *("router/protocol/ollama", "router/routing", "router/server", "router/telemetry", "router/upstream"),
-        *("router/virtual_models", "router/wiring.py"),
+        *("router/instance.py", "router/virtual_models", "router/wiring.py"),
     },
     "router/reports.py": {
         *("router/instance.py", "router/protocol", "router/protocol/ollama", "router/state.py", "router/telemetry"),

@@ -9,6 +9,8 @@ import msgspec
 
 STATUS_FD = "VLLAMA_STATUS_FD"
 """Environment variable with the pipe's descriptor."""
+RESTARTED = "VLLAMA_RESTARTED"
+"""Environment variable of a process that replaces an earlier one."""
 
 
 class ChildStatus(msgspec.Struct, frozen=True, omit_defaults=True):

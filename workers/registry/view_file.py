@@ -41,6 +41,8 @@ class View(msgspec.Struct, frozen=True):
     """Id -> entry of what operators ask of it."""
     saved: float = 0.0
     """Unix seconds, for display only."""
+    run: str = ""
+    """Id of the `vllama serve` that saved it."""
     v: int = 1
 
 
@@ -67,9 +69,9 @@ class ViewFile:
             return None
         return view if view.workers else None
 
-    def save(self, workers: Mapping[str, SavedWorker], wants: Mapping[str, bytes]) -> bool:
+    def save(self, workers: Mapping[str, SavedWorker], wants: Mapping[str, bytes], run: str = "") -> bool:
         """Replace the file. Return False if that failed; the old file stays."""
-        data = msgspec.json.encode(View(dict(workers), dict(wants), self._clock()))
+        data = msgspec.json.encode(View(dict(workers), dict(wants), self._clock(), run))
         try:
             if len(data) > MAX_BYTES:
                 raise ValueError(f"{len(data)} bytes are more than {MAX_BYTES}")
@@ -96,7 +98,7 @@ class ViewFile:
         return view
 
     def _replace(self, data: bytes) -> None:
-        """Other router processes of this machine replace it too: each writes its own new file."""
+        """Another `vllama serve` of this machine may replace it too: each writes its own new file."""
         fresh = self.path.with_suffix(f".{os.getpid()}.new")
         fresh.unlink(missing_ok=True)
         try:

@@ -14,11 +14,11 @@ from vllama_pool.config.printable import printable
 from vllama_pool.config.redaction import redacted
 from vllama_pool.config.settings import RouterSettings, WorkerSettings, error_lines
 from vllama_pool.router.instance import LISTEN_FD, PROCESS
-from vllama_pool.workers.process.status import STATUS_FD
+from vllama_pool.workers.process.status import RESTARTED, STATUS_FD
 
 SettingsT = TypeVar("SettingsT", RouterSettings, WorkerSettings)
 
-INTERNAL = ("VLLAMA_VLLM", STATUS_FD, LISTEN_FD, PROCESS)
+INTERNAL = ("VLLAMA_VLLM", STATUS_FD, RESTARTED, LISTEN_FD, PROCESS)
 """Variables that are not settings."""
 
 

@@ -39,9 +39,6 @@ async def serving(folder: Path, redis_port: int, *words: str) -> AsyncIterator[S
         "REDIS_URL": f"redis://127.0.0.1:{redis_port}",
     }
     options = ("--port", "0", "--processes", "3", "--vllm-port", str(free_ports(2)), *words)
-    saved = folder / "state" / "registry" / "workers-default.json"  # a directory: nothing can be saved in its place
-    saved.mkdir(parents=True, mode=0o700)
-    saved.parent.chmod(0o700)
     serve = Serve([*VLLAMA, "serve", *options], environ, folder / "serve.log")
     try:
         yield serve

@@ -51,6 +51,46 @@ async def test_a_start_without_the_registry_uses_the_saved_workers_that_answer(
                 assert not b.fenced
 
 
+async def test_a_first_start_waits_for_a_registry_that_answered_a_sibling_and_a_restart_does_not(
+    tmp_path: Path,
+) -> None:
+    """What a sibling saved just now is not the view of an earlier run. A process that is replaced later needs it."""
+    port = free_ports()
+    url = f"redis://127.0.0.1:{port}"
+    file = ViewFile(tmp_path, FLEET)
+    async with workers(url, "a"):
+        first = SavedView(file, run="this one", interval=0.05)
+        async with running_valkey(tmp_path / "s", port=port), router_view(url, saved=first) as view:
+            await auntil(lambda: view.pool.all_usable == {"a"}, 10)
+            await auntil(lambda: _count(tmp_path) == 1, 5)
+        sibling = SavedView(file, run="this one", writes=False)
+        async with router_view(url, saved=sibling) as view:
+            await auntil(lambda: view.discovery.registry_problem, 10)
+            assert not await view.discovery.wait_first(1.0)
+            assert list(view.pool) == []
+        for later in (SavedView(file, run="this one", writes=False, restarted=True), SavedView(file, run="another")):
+            async with router_view(url, saved=later) as view:
+                await auntil(lambda view=view: view.pool.all_usable == {"a"}, 10)
+
+
+async def test_only_the_process_that_writes_saves_the_view(tmp_path: Path) -> None:
+    port = free_ports()
+    url = f"redis://127.0.0.1:{port}"
+    file = ViewFile(tmp_path, FLEET)
+    async with running_valkey(tmp_path / "s", port=port), workers(url, "a", "b") as [a, _]:
+        reader = SavedView(file, run="r", writes=False, interval=0.01)
+        async with router_view(url, saved=reader) as view:
+            await auntil(lambda: view.pool.all_usable == {"a", "b"}, 10)
+            writer = SavedView(file, run="r", interval=0.01)
+            async with router_view(url, saved=writer):
+                await auntil(lambda: _count(tmp_path) == 2, 10)
+            saved = file.path.stat().st_mtime_ns
+            await a.leave()
+            await auntil(lambda: view.pool.all_usable == {"b"}, 5)
+            await auntil(lambda: view.discovery.registry_up, 5)
+            assert file.path.stat().st_mtime_ns == saved
+
+
 async def test_saved_workers_of_another_secret_are_never_contacted(tmp_path: Path) -> None:
     port = free_ports()
     url = f"redis://127.0.0.1:{port}"

@@ -19,6 +19,7 @@ import pytest
 from tests.support.processes import is_alive
 from tests.support.until import until
 from vllama_pool.workers.process.lifeline import die_with_parent
+from vllama_pool.workers.process.status import RESTARTED
 
 Serve = Any
 
@@ -75,6 +76,11 @@ def pids(file: Path) -> list[int]:
     return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
+def told_of_restart(file: Path) -> bool:
+    """True if the latest process knows that it replaces another."""
+    return RESTARTED in psutil.Process(pids(file)[-1]).environ()
+
+
 ROUTER = ("router", "router-0", {})
 WORKER = ("worker", "w-0", {"models": ["m"]})
 
@@ -107,10 +113,12 @@ def test_a_killed_child_is_restarted_and_the_others_are_left_alone(serve: Serve,
     routers, workers = tmp_path / "routers", tmp_path / "workers"
     supervised = serve([("router", "r", {"pids": str(routers)}), ("worker", "w", {"pids": str(workers)})])
     supervised.wait_for_output("all ready")
+    assert not told_of_restart(routers)
     for killed in (1, 2, 3):
         os.kill(pids(routers)[-1], signal.SIGKILL)
         until(lambda: len(pids(routers)) == killed + 1, 10, "a new router")  # noqa: B023
         until(lambda: supervised.out.read_text().count("r  answers again") == killed, 10, "it says so")  # noqa: B023
+        assert told_of_restart(routers)
     assert len(pids(workers)) == 1
     assert "was killed by SIGKILL; restarting it" in supervised.out.read_text()
     supervised.send(signal.SIGTERM)

@@ -51,20 +51,24 @@ class HeldReads:
     async def _copy_commands(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, free: asyncio.Event
     ) -> None:
-        while data := await reader.read(1 << 16):
-            if (found := ROUTER_ID.search(data)) and not self.released.is_set():
-                self._router = self._router or found[1]
-                if found[1] == self._router:
-                    self.held += 1
-                    free.clear()
-            writer.write(data)
-        writer.close()
+        try:
+            while data := await reader.read(1 << 16):
+                if (found := ROUTER_ID.search(data)) and not self.released.is_set():
+                    self._router = self._router or found[1]
+                    if found[1] == self._router:
+                        self.held += 1
+                        free.clear()
+                writer.write(data)
+        finally:  # also after a reset, so that the other direction ends
+            writer.close()
 
     async def _copy_answers(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, free: asyncio.Event
     ) -> None:
-        while data := await reader.read(1 << 16):
-            if not free.is_set():
-                await self.released.wait()
-            writer.write(data)
-        writer.close()
+        try:
+            while data := await reader.read(1 << 16):
+                if not free.is_set():
+                    await self.released.wait()
+                writer.write(data)
+        finally:
+            writer.close()

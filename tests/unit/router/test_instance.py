@@ -11,6 +11,7 @@ def test_parse_reads_what_str_writes() -> None:
     instance = RouterInstance(2, 3, "f00d")
     assert str(instance) == "2/3/f00d"
     assert RouterInstance.parse("2/3/f00d") == instance
+    assert RouterInstance.parse("2/3/f00d", restarted=True).restarted
 
 
 @pytest.mark.parametrize("text", ["", "1/2", "1/2/a/b", "a/2/f00d"])

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from vllama_pool.config import redis_address
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.virtual_models.change_plans import UNSIGNED, WRITES_OFF
 from vllama_pool.router.virtual_models.model_signer import SignaturePolicy
 from vllama_pool.router.virtual_models.savefile import SaveFile
@@ -83,7 +84,7 @@ async def test_saved_virtual_models_are_loaded_before_the_registry_is_reached(tm
     saved.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     assert saved.save([VirtualModel(name="mario:latest", revision=1, base="m:latest")])
     store = ModelStore()
-    sources = open_sources(embedded, (), Pool(time.monotonic), store, tuple)
+    sources = open_sources(embedded, (), Pool(time.monotonic), store, tuple, RouterInstance())
     await sources.aclose()
     assert [model.name for model in store.live.values()] == ["mario:latest"]
 
@@ -97,7 +98,7 @@ async def test_closing_the_sources_closes_every_client() -> None:
     async def redis() -> None:
         closed.append("redis")
 
-    sources = open_sources(settings(), (), Pool(time.monotonic), ModelStore(), tuple)
+    sources = open_sources(settings(), (), Pool(time.monotonic), ModelStore(), tuple, RouterInstance())
     assert len(sources.closing) == 4
     await sources.aclose()
     await Sources(

@@ -21,10 +21,10 @@ def file(tmp_path: Path) -> ViewFile:
 
 def test_a_view_is_read_as_it_was_saved_and_only_its_user_can_read_it(file: ViewFile) -> None:
     assert file.load() is None
-    assert file.save(WORKERS, {"a": b"1\nx"})
+    assert file.save(WORKERS, {"a": b"1\nx"}, "run")
     view = file.load()
     assert view is not None
-    assert (view.workers, view.wants, view.saved) == (WORKERS, {"a": b"1\nx"}, 7.0)
+    assert (view.workers, view.wants, view.saved, view.run) == (WORKERS, {"a": b"1\nx"}, 7.0, "run")
     assert file.path.stat().st_mode & 0o777 == 0o600
     assert os.listdir(file.path.parent) == [file.path.name]
 
