@@ -46,13 +46,14 @@ def catalogue_routes(
     @get("/api/ps")
     async def ps(request: LitestarRequest) -> Response[bytes]:
         expiry.learn(await collect_uses())
-        now = clock.time_ns()
+        now = clock.monotonic_ns()
+        offset = clock.time_ns() - now
         running = [
             model_view(listed)
             for listed in routes().list_models(pool, rights_of(request))
             if listed.replicas and (listed.virtual is None or expiry.lives(listed.name, now))
         ]
-        return _json(catalogue.ps(running, lambda name: expiry.expires(name, now)))
+        return _json(catalogue.ps(running, lambda name: expiry.expires(name, now) + offset))
 
     @route("/api/version", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
     def version_page() -> Response[bytes]:

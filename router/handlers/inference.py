@@ -98,7 +98,7 @@ class InferenceHandler:
             request = decode(body) if len(body) <= DECODED_INLINE else await decode_body(decode, body)
             record.requested, record.stream = request.model[:LOGGED_TEXT_LENGTH], request.stream
             call, direct = self._route(operation, request, scope, Decision(record, arrived, len(body)), grant, trace)
-            use = self.expiry.begin(call.resolution.listed, request.keep_alive, arrived, self.clock.time_ns())
+            use = self.expiry.begin(call.resolution.listed, request.keep_alive, arrived)
             del request, body  # the prompt, which `call` forgets when the response begins
             try:
                 if direct is None:
@@ -195,7 +195,7 @@ class InferenceHandler:
         trace.add_headers()
 
     def _end(self, use: RunningUse) -> None:
-        use.end(self.clock.monotonic_ns(), self.clock.time_ns())
+        use.end(self.clock.monotonic_ns())
 
     def _rule(self, name: str) -> Rule | None:
         match = self.routes.now.rules.find(name)

@@ -79,6 +79,6 @@ def objects(answer: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in answer.split(b"\n") if line]
 
 
-def use_once(expiry: ExpiryTracker, model: str, keep_alive: int | None, at: int, now: int) -> None:
-    """Begin and end a request at once. `at`: monotonic, `now`: Unix nanoseconds."""
-    expiry.begin(model, keep_alive, at, now).end(at, now)
+def use_once(expiry: ExpiryTracker, model: str, keep_alive: int | None, at: int) -> None:
+    """Begin and end a request at once, at this monotonic time in nanoseconds."""
+    expiry.begin(model, keep_alive, at).end(at)

@@ -1,4 +1,7 @@
-"""`expires_at` of /api/ps (R093), in Unix nanoseconds. Models stay loaded regardless."""
+"""When models expire for /api/ps (R093). Models stay loaded regardless.
+
+All times are monotonic nanoseconds, which all processes of a machine share: a clock that is set moves no expiry.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,14 @@ FORGOTTEN_AT_ONCE = 256
 
 class LastUse(msgspec.Struct, frozen=True, array_like=True):
     at: int
-    """Monotonic nanoseconds. They order the uses in all processes of a machine, also after its clock was set."""
-    ended: int
-    """Unix nanoseconds."""
+    """Its begin, or its end."""
     lifetime: int
     """Nanoseconds from the end on."""
     set_at: int = 0
-    """Monotonic nanoseconds of the `keep_alive` that set the lifetime, or that the model has outlived; 0 for none."""
+    """Time of the `keep_alive` that set the lifetime, or that the model has outlived; 0 for none."""
 
     @property
     def lapses_at(self) -> int:
-        """Monotonic nanoseconds."""
         return self.at + self.lifetime
 
 
@@ -43,17 +43,17 @@ class ModelUses(msgspec.Struct, frozen=True, array_like=True):
 class _Model:
     """A model's last use, and its requests in progress. The fields are those of LastUse."""
 
-    __slots__ = ("at", "ended", "lifetime", "running", "set_at")
+    __slots__ = ("at", "lifetime", "running", "set_at")
 
     def __init__(self, use: LastUse) -> None:
         self.running = 0
         self.set(use)
 
     def set(self, use: LastUse) -> None:
-        self.at, self.ended, self.lifetime, self.set_at = use.at, use.ended, use.lifetime, use.set_at
+        self.at, self.lifetime, self.set_at = use.at, use.lifetime, use.set_at
 
     def last_use(self) -> LastUse:
-        return LastUse(self.at, self.ended, self.lifetime, self.set_at)
+        return LastUse(self.at, self.lifetime, self.set_at)
 
 
 class ExpiryTracker:
@@ -69,20 +69,16 @@ class ExpiryTracker:
         self._models: dict[str, _Model] = {}
         self._running_elsewhere: frozenset[str] = frozenset()
 
-    def begin(self, model: str, keep_alive: int | None, at: int, now: int) -> RunningUse:
-        """Count a request that generates. The model is loaded until its end at least.
-
-        `at`: monotonic, `now`: Unix nanoseconds.
-        """
+    def begin(self, model: str, keep_alive: int | None, at: int) -> RunningUse:
+        """Count a request that generates. The model is loaded until its end at least."""
         used = self._models.get(model)
         if used is None:
-            used = self._add(model, LastUse(at, now, self._default))
+            used = self._add(model, LastUse(at, self._default))
         if keep_alive is not None:
             used.lifetime, used.set_at = int(keep_alive), at
-        elif not used.running and used.ended + used.lifetime <= now and model not in self._running_elsewhere:
+        elif not used.running and used.at + used.lifetime <= at and model not in self._running_elsewhere:
             used.lifetime = self._default
         used.at = at
-        used.ended = now
         used.running += 1
         return RunningUse(used)
 
@@ -108,15 +104,15 @@ class ExpiryTracker:
         use = self._models.get(model)
         if model in self._running_elsewhere or (use is not None and use.running):
             return True
-        return use is not None and use.ended + use.lifetime > now
+        return use is not None and use.at + use.lifetime > now
 
     def expires(self, model: str, now: int) -> int:
         """An expired model counts as just loaded, because clients show a past time as stopping."""
         use = self._models.get(model)
-        ended, lifetime = (use.ended, use.lifetime) if use else (now, self._default)
-        if ended + lifetime <= now:
-            ended, lifetime = now, self._default or OLLAMA_DEFAULT
-        return ended + lifetime
+        at, lifetime = (use.at, use.lifetime) if use else (now, self._default)
+        if at + lifetime <= now:
+            at, lifetime = now, self._default or OLLAMA_DEFAULT
+        return at + lifetime
 
     def _later(self, one: LastUse, other: LastUse) -> LastUse:
         """Return the later use, with the later `keep_alive` unless the model had lapsed in between."""
@@ -124,7 +120,7 @@ class ExpiryTracker:
         if early.set_at <= late.set_at:
             return late
         lifetime = early.lifetime if late.at < early.lapses_at else self._default
-        return LastUse(late.at, late.ended, lifetime, early.set_at)
+        return LastUse(late.at, lifetime, early.set_at)
 
     def _add(self, name: str, use: LastUse) -> _Model:
         if len(self._models) >= MAX_MODELS:
@@ -145,11 +141,10 @@ class RunningUse(msgspec.Struct, gc=False):
     model: _Model | None
     """None after its end."""
 
-    def end(self, at: int, now: int) -> None:
-        """Only the first call counts. `at`: monotonic, `now`: Unix nanoseconds."""
+    def end(self, at: int) -> None:
+        """Only the first call counts."""
         model = self.model
         if model is not None:
             self.model = None
             model.at = at
-            model.ended = now
             model.running -= 1

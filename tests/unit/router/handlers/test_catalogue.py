@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ from litestar import Litestar
 
 from tests.support.asgi import http_client
 from tests.support.balance import DRAINING, READY, RESTARTING, Clock, found, pool_of
-from tests.support.protocol import CLOCK, use_once
+from tests.support.protocol import CLOCK, StillClock, use_once
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.handlers.catalogue import catalogue_routes, model_view
@@ -68,16 +69,24 @@ def test_a_plain_copy_keeps_the_models_digest_and_a_changed_one_gets_its_own() -
     assert (made.base, made.modified, made.defaults.system) == ("m:latest", 7.0, "You are Mario.")
 
 
+class SteppedClock(StillClock):
+    step = 0
+    """Seconds by which the time of day was set."""
+
+    def time_ns(self) -> int:
+        return super().time_ns() + self.step * 10**9
+
+
 class Routes:
     """The routes over one pool, at a fixed time."""
 
-    def __init__(self, pool: Pool, *virtual: VirtualModel) -> None:
+    def __init__(self, pool: Pool, *virtual: VirtualModel, clock: StillClock = CLOCK) -> None:
         self.expiry = ExpiryTracker(300 * 10**9)
         self.elsewhere = ExpiryTracker(300 * 10**9)
         """Another process's."""
         routes = ModelRoutes(RoutingTable(), random.Random(1), virtual={key_of(model.name): model for model in virtual})
         self._app = Litestar(
-            catalogue_routes(pool, lambda: routes, self.expiry, self._collect_uses, CLOCK, "0.40.1"),
+            catalogue_routes(pool, lambda: routes, self.expiry, self._collect_uses, clock, "0.40.1"),
             exception_handlers=EXCEPTION_HANDLERS,
             logging_config=None,
         )
@@ -106,20 +115,32 @@ async def test_ps_lists_a_virtual_model_only_while_its_keep_alive_lasts() -> Non
     routes = Routes(pool_of(Clock(), found("a", load=READY)), MARIO)
     assert await routes.names("/api/tags") == ["m:latest", "mario:latest"]
     assert await routes.names("/api/ps") == ["m:latest"]
-    use_once(routes.expiry, "mario:latest", None, CLOCK.monotonic_ns(), CLOCK.time_ns())
+    use_once(routes.expiry, "mario:latest", None, CLOCK.monotonic_ns())
     assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]
+
+
+@pytest.mark.parametrize("step", [3600, -3600])
+async def test_a_clock_that_is_set_expires_nothing_and_moves_the_time_that_ps_shows(step: int) -> None:
+    clock = SteppedClock()
+    routes = Routes(pool_of(Clock(), found("a", load=READY)), MARIO, clock=clock)
+    use_once(routes.expiry, "mario:latest", 60 * 10**9, clock.monotonic_ns())
+    clock.step = step
+    models = (await routes.fetch("GET", "/api/ps")).json()["models"]
+    [expires] = [model["expires_at"] for model in models if model["name"] == "mario:latest"]
+    left = datetime.fromisoformat(expires).timestamp() - clock.time_ns() / 1e9
+    assert left == pytest.approx(60)
 
 
 async def test_ps_counts_the_uses_in_all_processes() -> None:
     routes = Routes(pool_of(Clock(), found("a", load=READY)), MARIO)
-    now = CLOCK.time_ns()
-    use_once(routes.elsewhere, "mario:latest", 10**15, at=1, now=now)
+    now = CLOCK.monotonic_ns()
+    use_once(routes.elsewhere, "mario:latest", 10**15, at=now - 4)
     assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]
-    use_once(routes.elsewhere, "mario:latest", 0, at=2, now=now)
+    use_once(routes.elsewhere, "mario:latest", 0, at=now - 3)
     assert await routes.names("/api/ps") == ["m:latest"]
-    use = routes.elsewhere.begin("mario:latest", 0, at=3, now=now)
+    use = routes.elsewhere.begin("mario:latest", 0, at=now - 2)
     assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]
-    use.end(at=4, now=now)
+    use.end(at=now - 1)
     assert await routes.names("/api/ps") == ["m:latest"]
 
 
