@@ -5,6 +5,7 @@ Each field lists its environment variables, which command-line options override.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -167,6 +168,8 @@ class RouterSettings(_Settings):
     """Maximum pause within an answer."""
     answer_timeout: Annotated[Duration, Env("VLLAMA_ANSWER_TIMEOUT")] = 1800.0
     """Time to the answer of a worker that sends nothing before it is complete, as on /v1 without `stream`."""
+    total_timeout: Annotated[InfiniteUnlessPositive, Env("VLLAMA_TOTAL_TIMEOUT")] = math.inf
+    """Time from a request to the end of its response, with the time in queues and all attempts."""
     decisions: Annotated[int, Field(ge=0, le=20_000), Env("VLLAMA_DECISIONS")] = 2000
     """Latest requests per router process that `vllama explain` and `vllama check --against last` know; 0 for none."""
     trace: Annotated[bool, Env("VLLAMA_TRACE")] = False

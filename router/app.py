@@ -116,7 +116,7 @@ def create_app(
         state.request_log,
         loops=(
             *(path.stalls.run, path.canaries.run, path.leases.run, state.names.run),
-            *(arrivals.run, readers.run),
+            *(arrivals.run, readers.run, path.deadlines),
             *((reloader.run,) if reloader else ()),
         ),
         closing=(path.shadows.aclose, collaborators.client.aclose),

@@ -93,6 +93,12 @@ class ServerBusy(ClientError):
     status = 503
 
 
+class OutOfTime(ClientError):
+    """The request's whole time is over."""
+
+    status = 504
+
+
 class TooManyRequests(ClientError):
     status = 429
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.admission.grant import Grant
@@ -27,6 +30,8 @@ CLIENT_STALL = math.inf
 class RequestPath:
     inference: InferenceHandler
     stalls: StallWatch
+    """To run in the background."""
+    deadlines: Callable[[], Coroutine[Any, Any, None]]
     """To run in the background."""
     shadows: Shadows
     """To close at the end."""
@@ -70,7 +75,8 @@ def make_request_path(
     )
     canaries = Canaries(upstream, collaborators.rng, state.canary_metrics, settings.canary)
     leases = LeaseAudit(state.pool, lambda: stalls.watched, lambda: canaries.leases, state.lease_metrics)
-    return RequestPath(inference, stalls, shadows, canaries, leases)
+    deadlines = partial(upstream.deadlines.run, lambda: collaborators.clock.monotonic_ns() / 1e9)
+    return RequestPath(inference, stalls, deadlines, shadows, canaries, leases)
 
 
 def _timeouts(settings: RouterSettings) -> TimeoutTable:
@@ -79,4 +85,4 @@ def _timeouts(settings: RouterSettings) -> TimeoutTable:
         mid_response=settings.stall_timeout,
         whole_answer=settings.answer_timeout,
     )
-    return TimeoutTable(Timeouts(settings.connect_timeout, stalls))
+    return TimeoutTable(Timeouts(settings.connect_timeout, stalls, settings.total_timeout))

@@ -128,12 +128,15 @@ class Scale(Section):
 
 
 class Timeouts(Section):
-    """Time limits of one attempt, in place of the settings of the same names."""
+    """Time limits in place of the settings of the same names. All but `total` hold for each attempt."""
 
     connect: Duration | None = Field(None, description="To a connection with the worker.")
     first_content: Duration | None = Field(None, description="From sending the request to the first content.")
     stall: Duration | None = Field(None, description="Longest pause within an answer.")
     answer: Duration | None = Field(None, description="To an answer that the worker sends as a whole.")
+    total: Duration | None = Field(
+        None, description="From the request to the end of its response, with the time in queues and all attempts."
+    )
 
 
 class Retries(Section):

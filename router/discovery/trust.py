@@ -1,6 +1,6 @@
 """Accepts only signed records whose URL is inside the fleet's networks, before anything is contacted.
 
-A host name is resolved once, and its address pinned.
+A host name is resolved once, and its addresses pinned.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from ipaddress import ip_address
 
 from vllama_pool.router.balance.pool import Discovered
@@ -57,11 +57,12 @@ class Endpoints:
         if url.scheme == "https" and not self._trust.loaded:
             await asyncio.to_thread(self._trust.load)
 
-    def build(self, url: WorkerUrl, pinned: IPAddress | None = None) -> Endpoint:
-        """`pinned`: the host name's resolved address."""
+    def build(self, url: WorkerUrl, pinned: Sequence[IPAddress] = ()) -> Endpoint:
+        """`pinned`: the host name's resolved addresses."""
         tls = self._trust.load() if url.scheme == "https" else None
         name = url.host if pinned else None
-        return Endpoint(str(pinned or url.host), url.port, url.prefix, tls, self._authorization, name)
+        host, *others = [str(address) for address in pinned] or [url.host]
+        return Endpoint(host, url.port, url.prefix, tls, self._authorization, name, tuple(others))
 
 
 class RecordChecker:
@@ -143,8 +144,8 @@ class RecordChecker:
         await self._endpoints.load_trust(url)
         return Discovered(record, self._endpoints.build(url, pinned))
 
-    async def _pin(self, url: WorkerUrl) -> IPAddress | None:
-        """Return a host name's first permitted address, None for a literal one. Raises UrlRefused, Unresolved."""
+    async def _pin(self, url: WorkerUrl) -> Sequence[IPAddress]:
+        """Return a host name's permitted addresses, none for a literal one. Raises UrlRefused, Unresolved."""
         literal = url.address
         addresses = [literal] if literal else await self._resolve(url.host, url.port)
         allowed = [address for address in addresses if permitted(address, self._networks)]
@@ -153,4 +154,4 @@ class RecordChecker:
             raise UrlRefused(
                 f"its URL {url} is outside the networks of this fleet ({networks}); set VLLAMA_WORKER_NETWORKS"
             )
-        return None if literal else allowed[0]
+        return () if literal else tuple(dict.fromkeys(allowed))

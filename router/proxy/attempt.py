@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -32,6 +32,7 @@ from vllama_pool.router.protocol.vllm.continuation import Continuation
 from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
 from vllama_pool.router.protocol.vllm.token_log import HidingLog, TokenLog
 from vllama_pool.router.proxy.client_writer import ClientWriter
+from vllama_pool.router.proxy.deadlines import Deadlines
 from vllama_pool.router.proxy.interrupted import Interrupted
 from vllama_pool.router.proxy.preflight import Answer, Collector, run_preflight
 from vllama_pool.router.proxy.relay import Ending, Headers, Relay, incomplete
@@ -66,6 +67,7 @@ class Upstream:
     timeouts: TimeoutTable
     client_stall: float
     """Seconds until a client that reads nothing is dropped."""
+    deadlines: Deadlines = field(default_factory=Deadlines)
 
 
 class ForwardRequest(msgspec.Struct, eq=False):
@@ -242,6 +244,14 @@ class Attempt:
     def client_gone(self) -> None:
         if self._relay is not None:
             self._relay.client_gone()
+
+    def expire(self, text: str) -> bool:
+        """End a response that has begun, and stop the worker. Return False if it has not begun."""
+        if self._relay is None or not self._relay.expire(text):
+            return False
+        if self._exchange is not None:
+            self._exchange.close()
+        return True
 
     @property
     def replica(self) -> Replica:

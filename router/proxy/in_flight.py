@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from vllama_pool.router.balance.policies.least_load import least_load
 from vllama_pool.router.balance.retry import MAX_ATTEMPTS, Retry, most_specific
 from vllama_pool.router.balance.select import choose, find
 from vllama_pool.router.balance.worker import Replica, Worker
-from vllama_pool.router.errors import AttemptFailed, ClientError, ContextTooLong, Lost, ModelGone, ServerBusy
+from vllama_pool.router.errors import AttemptFailed, ClientError, ContextTooLong, Lost, ModelGone, OutOfTime, ServerBusy
 from vllama_pool.router.poison.guard import PoisonGuard
 from vllama_pool.router.poison.trials import Trial
 from vllama_pool.router.protocol.operation import DirectResponse
@@ -66,7 +67,7 @@ class InFlight:
     """
 
     __slots__ = (
-        *("_attempt", "_caps", "_recovery", "_resuming", "_seat", "_shared", "_task", "_trial"),
+        *("_attempt", "_caps", "_expired", "_recovery", "_resuming", "_seat", "_shared", "_task", "_total", "_trial"),
         *("call", "client", "client_left", "on_answer", "on_send", "record", "waiting"),
     )
 
@@ -91,6 +92,9 @@ class InFlight:
         """Once something has failed."""
         self._trial: Trial | None = None
         """The request was in progress on an engine that crashed, and no other one has answered it yet."""
+        self._total = math.inf
+        """Seconds for the whole request."""
+        self._expired = False
         self.call = call
         self.record = record
         self.client = client
@@ -111,6 +115,8 @@ class InFlight:
         self._seat.leave(served=attempt is not None)
         if self._caps is not None:
             self._caps.end()
+        if self._total != math.inf:
+            self._shared.upstream.deadlines.unwatch(self)
         self.waiting = False
 
     async def run(self) -> DirectResponse | None:
@@ -121,7 +127,11 @@ class InFlight:
         failure as ClientError, Poison, and ClientGone.
         """
         shared = self._shared
-        poison = shared.poison
+        poison, rule, timeouts = shared.poison, self.call.resolution.rule, shared.upstream.timeouts
+        own = None if rule is None else rule.entry.timeouts
+        self._total = timeouts.settings.total if own is None else timeouts.of(own).total
+        if self._total != math.inf:
+            shared.upstream.deadlines.watch(self)
         try:
             if poison is not None and poison.refused:
                 await poison.check(self.call.operation.name, self.call.request, self.call.decision.size)
@@ -146,6 +156,8 @@ class InFlight:
                         return later
                     attempt = later
                 self._attempt = attempt
+                if self._total != math.inf and self._now() >= self.deadline:
+                    raise self._out_of_time()
                 if self._recovery is not None and self._recovery.suspect and not await self._begin_trial(attempt):
                     continue
                 if self.on_send is not None:
@@ -172,6 +184,8 @@ class InFlight:
                 if delay:
                     await asyncio.sleep(delay)
         except asyncio.CancelledError:
+            if self._expired and self.waiting and self._task is not None and self._task.uncancel() == 0:
+                raise self._out_of_time() from None
             if self.client_left and self._task is not None:
                 if self.waiting and self._task.uncancel() == 0:
                     raise ClientGone from None
@@ -192,6 +206,27 @@ class InFlight:
             if self._task is not None:
                 self._task.cancel()
         elif self._resuming and self._task is not None:
+            self._task.cancel()
+
+    # for the deadlines
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic seconds."""
+        return self.call.decision.arrived / 1e9 + self._total
+
+    def expire(self) -> None:
+        """The request's whole time is over. Idempotent."""
+        if self._expired:
+            return
+        self._expired = True
+        if self._attempt is not None and self._attempt.expire(self._out_of_time().text):
+            return
+        if self.waiting:
+            self._seat.stop_waiting()
+            if self._caps is not None:
+                self._caps.stop_waiting()
+        if (self.waiting or self._resuming) and self._task is not None:
             self._task.cancel()
 
     def begin_response(self) -> None:
@@ -258,7 +293,14 @@ class InFlight:
             return
         self._resuming = True
         client_stall = self._shared.upstream.client_stall
-        await resume(self, interrupted, replica, self.call.resolution, client_stall)
+        try:
+            await resume(self, interrupted, replica, self.call.resolution, client_stall)
+        except asyncio.CancelledError:
+            if not self._expired or self.client_left or self._task is None or self._task.uncancel() > 0:
+                raise
+            interrupted.text = self._out_of_time().text
+            await interrupted.fail(client_stall)
+            self.record.outcome = str(Ending.OUT_OF_TIME)
 
     def _note_loss(self, attempt: Attempt, failure: AttemptFailed) -> None:
         """The answer broke off, or was not continued."""
@@ -281,6 +323,9 @@ class InFlight:
             await turn
         finally:
             record.queue_ms += (clock.monotonic_ns() - entered) // 1000 / 1000
+
+    def _out_of_time(self) -> OutOfTime:
+        return OutOfTime(f"the request was not complete within {self._total:g} s")
 
     def _tenant(self) -> Tenant:
         return self.call.grant.tenant or anonymous(self.record.address)

@@ -43,6 +43,8 @@ class Ending(enum.StrEnum):
     """The client got an error line, as the worker was lost."""
     FAILED = "failed"
     """The client got the worker's error event as an error line."""
+    OUT_OF_TIME = "out of time"
+    """The client got an error line, as the request's whole time was over."""
     CLIENT_GONE = "client gone"
     CLIENT_STALLED = "client stalled"
     """The client read nothing within the time-out."""
@@ -148,6 +150,13 @@ class Relay:
 
     def client_gone(self) -> None:
         self._settle(Ending.CLIENT_GONE)
+
+    def expire(self, text: str) -> bool:
+        """End a response that has begun with an error. Return False if it has not, or has ended."""
+        if not self._relaying:
+            return False
+        self._finish(self.translator.fail(text), Ending.OUT_OF_TIME)
+        return True
 
     def stop(self) -> None:
         """Stop waiting for the client. Idempotent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -21,6 +22,8 @@ class EntryTimeouts(Protocol):
     def stall(self) -> float | None: ...
     @property
     def answer(self) -> float | None: ...
+    @property
+    def total(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class Timeouts:
 
     connect: float = 1.0
     stalls: StallLimits = field(default_factory=StallLimits)
+    total: float = math.inf
+    """From the request's arrival to the end of its response, waiting and all attempts included."""
 
 
 class TimeoutTable:
@@ -59,4 +64,8 @@ def _merged(settings: Timeouts, own: EntryTimeouts) -> Timeouts:
         mid_response=stalls.mid_response if own.stall is None else own.stall,
         whole_answer=stalls.whole_answer if own.answer is None else own.answer,
     )
-    return Timeouts(settings.connect if own.connect is None else own.connect, merged)
+    return Timeouts(
+        connect=settings.connect if own.connect is None else own.connect,
+        stalls=merged,
+        total=settings.total if own.total is None else own.total,
+    )

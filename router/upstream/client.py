@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 
 from vllama_pool.router.log_once import RepeatedWarning
+from vllama_pool.router.upstream.addresses import Addresses, Resolve, resolve
 from vllama_pool.router.upstream.connection import UpstreamConnection
 from vllama_pool.router.upstream.exchange import FINISH_TIMEOUT, UpstreamExchange
 from vllama_pool.router.upstream.expiry import Expiry
@@ -31,8 +33,9 @@ _log = logging.getLogger(__name__)
 class UpstreamClient:
     """`interface.Client` for one event loop. It does not limit connections: admission does."""
 
-    def __init__(self, *, idle_expiry: float = IDLE_EXPIRY) -> None:
+    def __init__(self, *, idle_expiry: float = IDLE_EXPIRY, resolver: Resolve = resolve) -> None:
         self._pool = ConnectionPool(idle_expiry)
+        self._addresses = Addresses(resolver)
         self._connecting: set[asyncio.Timeout] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._heads = RequestHeads()
@@ -106,18 +109,13 @@ class UpstreamClient:
         where = f"{endpoint.host}:{endpoint.port}"
         if self._closed:
             raise ConnectFailed(f"{where}: the client is closed")
-        connection = UpstreamConnection(endpoint, self._pool, timeout)
         attempt = asyncio.timeout(timeout)
         self._connecting.add(attempt)
         try:
             async with attempt:
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection,
-                    endpoint.host,
-                    endpoint.port,
-                    ssl=endpoint.tls,
-                    server_hostname=endpoint.server_name if endpoint.tls else None,
-                )
+                due = asyncio.get_running_loop().time() + timeout
+                make = partial(UpstreamConnection, endpoint, self._pool, timeout)
+                connection = await self._addresses.connect(endpoint, make, due)
             if self._closed:
                 connection.abort()
         except (OSError, UnicodeError, OverflowError) as error:

@@ -27,6 +27,8 @@ class Endpoint(Struct, frozen=True, cache_hash=True):
     """Value of the Authorization header, such as "Bearer …"; never logged."""
     server_name: str | None = None
     """For the Host header and the certificate check if `host` is a pinned address; else None."""
+    others: tuple[str, ...] = ()
+    """Further pinned addresses of `server_name`, to try after `host`."""
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.host}:{self.port}{self.prefix}>"

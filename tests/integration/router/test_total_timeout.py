@@ -1,0 +1,92 @@
+"""The limit on a request's whole time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.fleet.live import Fleet, fleet
+from tests.support.tables import routing_table
+from tests.support.until import auntil
+from vllama_pool.workers.simulated import faults
+from vllama_pool.workers.simulated.options import Options
+
+TINY = Options(model="tiny", tokens_per_second=20, ttft=0.01, answer_tokens=2000, slots=1)
+HELLO = [{"role": "user", "content": "hello"}]
+LATE = "the request was not complete within 1 s"
+
+
+def table(**entry: Any) -> Any:
+    return routing_table(models={"m": {"serve": "tiny", **entry}, "usual": {"serve": "tiny"}})
+
+
+async def chat(running: Fleet, model: str = "m", path: str = "/api/chat", **fields: Any) -> Any:
+    return await running.http.post(path, json={"model": model, "messages": HELLO, **fields})
+
+
+async def test_a_stream_beyond_its_time_ends_with_one_error_line_and_its_worker_stops(tmp_path: Path) -> None:
+    async with fleet(tmp_path, {"a": TINY, "b": TINY}, table=table(timeouts={"total": 1})) as running:
+        answer = await chat(running)
+        *lines, last = [json.loads(line) for line in answer.text.splitlines()]
+        assert lines
+        assert all("error" not in line for line in lines)
+        assert LATE in last["error"]
+        await auntil(lambda: running["a"].running + running["b"].running == 0, 10, "the workers to stop")
+        await auntil(lambda: len(running.records()) == 1, 5, "the log line")
+        (record,) = running.records()
+        assert (record["outcome"], record["status"], record["attempts"]) == ("out of time", 200, 1)
+
+
+async def test_a_stream_of_openai_ends_with_an_error_event(tmp_path: Path) -> None:
+    async with fleet(tmp_path, {"a": TINY}, total_timeout=1.0) as running:
+        answer = await chat(running, "tiny", "/v1/chat/completions", stream=True)
+        events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+        errors = [event for event in events if "error" in event]
+        assert len(errors) == 1
+        assert LATE in json.loads(errors[0])["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
+async def test_a_whole_answer_beyond_its_time_is_a_504_and_its_worker_stops(tmp_path: Path, path: str) -> None:
+    async with fleet(tmp_path, {"a": TINY}, table=table(timeouts={"total": 1})) as running:
+        answer = await chat(running, path=path, stream=False, max_tokens=2000)
+        assert answer.status_code == 504
+        error = answer.json()["error"]
+        assert (error if path == "/api/chat" else error["message"]) == LATE
+        await auntil(lambda: running["a"].running == 0, 10, "the worker to stop")
+
+
+async def test_a_request_whose_time_is_over_in_the_queue_never_reaches_a_worker(tmp_path: Path) -> None:
+    async with fleet(tmp_path, {"a": TINY}, table=table(timeouts={"total": 1})) as running:
+        busy = [asyncio.create_task(chat(running, "usual")) for _ in range(4)]
+        await auntil(lambda: running["a"].requests.total() == 2, 10, "one that runs and one that waits in the worker")
+        sent = running["a"].requests.total()
+        late = await asyncio.gather(*(chat(running, stream=False) for _ in range(3)))
+        assert [answer.status_code for answer in late] == [504] * 3
+        assert {answer.json()["error"] for answer in late} == {LATE}
+        await auntil(lambda: len(running.records()) == 3, 5, "the log lines")
+        assert all(record["queue_ms"] > 900 and not record.get("attempts") for record in running.records())
+        assert running["a"].requests.total() == sent
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+
+
+async def test_a_request_that_is_retried_keeps_its_limit(tmp_path: Path) -> None:
+    hanging = replace(TINY, slots=4)
+    async with fleet(tmp_path, {"a": hanging}, table=table(timeouts={"total": 1, "first_content": 0.4})) as running:
+        running["a"].set_faults([faults.Hang()])
+        answer = await chat(running)
+        assert answer.status_code == 504
+
+
+async def test_requests_without_a_limit_are_not_ended(tmp_path: Path) -> None:
+    quick = replace(TINY, tokens_per_second=20, answer_tokens=40)
+    async with fleet(tmp_path, {"a": quick}, table=table(timeouts={"total": 1})) as running:
+        answer = await chat(running, "usual")
+        assert json.loads(answer.text.splitlines()[-1])["done"] is True
