@@ -6,9 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
 
 from tests.chaos.fault_proxy import FaultProxy
 from tests.chaos.fleet import USUAL, Fleet, Plan, fleet
@@ -19,6 +23,10 @@ from tests.support.until import auntil
 from tests.support.vllm.simulated import SimulatedProcess
 from vllama_pool.config.routing.table import load
 
+LIMIT, FULL_LIMIT = 60.0, 600.0
+"""Seconds for a row."""
+BROKEN = (AssertionError, OSError, httpx.HTTPError, psutil.Error)
+"""What a fleet that does not start, or does not mend, may raise."""
 EVIDENCE = 4
 """Outcomes that a failed row shows."""
 
@@ -117,7 +125,7 @@ class Scene:
             await asyncio.sleep(0.1)
 
 
-Run = Callable[[Scene], Awaitable[None]]
+Run = Callable[[Scene], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True)
@@ -215,6 +223,20 @@ def _listed(title: str, outcomes: list[Outcome]) -> str:
     return "\n".join([*some, "    ..."] if len(outcomes) > EVIDENCE else some)
 
 
+async def ended(run: Coroutine[Any, Any, None], limit: float) -> BaseException | None:
+    """Return the exception of a row, whatever it is, so that the next row runs; None without one."""
+    task = asyncio.create_task(run)
+    try:
+        await asyncio.wait((task,), timeout=limit)
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return TimeoutError(f"not ended within {limit:g} s")
+        return task.exception()
+    finally:
+        task.cancel()
+
+
 class Stage:
     """Runs rows one after the other. Rows of one plan share a fleet, which is replaced if it does not mend."""
 
@@ -230,22 +252,20 @@ class Stage:
         start = time.monotonic()
         try:
             running = await self._ready(row.plan)
-        except AssertionError as error:
+        except BROKEN as error:
             await self.close()
             return Finding(row, seconds=time.monotonic() - start, problems=(f"the fleet did not start: {error}",))
         scene = Scene(running, self._full, self._patience, row.name)
         start = time.monotonic()
         try:
-            async with asyncio.timeout(600 if self._full else 60):
-                await row.run(scene)
-        except Skipped as skipped:
-            return Finding(row, skipped=str(skipped))
-        except (AssertionError, OSError, TimeoutError) as error:
-            scene.problems.append(f"{type(error).__name__}: {error}")
-        except ExceptionGroup as group:
-            scene.problems.append(f"{group.exceptions[0]!r}")
+            problem = await ended(row.run(scene), FULL_LIMIT if self._full else LIMIT)
         finally:
             await scene.resources.aclose()
+        if isinstance(problem, Skipped):
+            return Finding(row, skipped=str(problem))
+        if problem is not None:
+            cause = problem.exceptions[0] if isinstance(problem, BaseExceptionGroup) else problem
+            scene.problems.append(f"{type(cause).__name__}: {cause}")
         return judge_row(row, scene, time.monotonic() - start)
 
     async def _ready(self, plan: Plan) -> Fleet:
@@ -253,7 +273,7 @@ class Stage:
             try:
                 await self._fleet.mend()
                 return self._fleet
-            except (AssertionError, OSError):
+            except BROKEN:
                 await self.close()
         else:
             await self.close()
