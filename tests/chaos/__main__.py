@@ -18,7 +18,7 @@ from typing import TextIO
 import uvloop
 
 from tests.chaos import leaks, soak
-from tests.chaos.matrix import MISSING, chosen
+from tests.chaos.matrix import chosen
 from tests.chaos.report import details, markdown, summary, table
 from tests.chaos.row import Finding, Row, Stage
 
@@ -46,11 +46,11 @@ def main() -> int:
         folder = args.logs or Path(temporary)
         findings = uvloop.run(run(rows, folder, full=args.full, patience=args.patience))
     findings = sorted(findings, key=lambda finding: finding.row.number)
-    _say(table(findings, MISSING))
+    _say(table(findings))
     _say(details(findings))
     _say(summary(findings))
     if args.markdown:
-        write_table(args.markdown, markdown(findings, MISSING, full=args.full))
+        write_table(args.markdown, markdown(findings, full=args.full))
     return 0 if all(finding.passed or finding.skipped for finding in findings) else 1
 
 

@@ -1,4 +1,4 @@
-"""All rows, and those whose feature does not exist yet."""
+"""All rows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Collection
 
 from tests.chaos.row import Row, Rows
 from tests.chaos.rows import clients, config, network, overload, registry, routers, workers
-
-MISSING: dict[str, str] = {}
-"""Rows that fail until the feature is built. Remove a row here when it passes."""
 
 
 def matrix() -> Rows:

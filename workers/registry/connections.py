@@ -32,6 +32,8 @@ class _Reporting(AbstractConnection):
             await super().send_packed_command(command, check_health)
         except LostConnection as error:
             raise (_last_words(reader) if reader is not None else None) or error from error.__cause__
+        except RuntimeError as error:  # uvloop's, for a connection that the server has just reset
+            raise (_last_words(reader) if reader is not None else None) or LostConnection(str(error)) from error
 
 
 def _last_words(reader: asyncio.StreamReader) -> Exception | None:
