@@ -163,8 +163,7 @@ class AnswerBuilder:
         )
 
     def add_prompt_ids(self, ids: list[int]) -> None:
-        if self.keeps_ids:
-            self._prompt_ids = ids
+        self._prompt_ids = ids
 
     def drop_ids(self, count: int) -> None:
         """Forget the last ids."""

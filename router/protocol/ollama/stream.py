@@ -116,11 +116,15 @@ class TextTranslator:
                     lines += self._complete()
             elif event.error is not None:
                 self._fail(StreamFailure(errors.event_status(event.error), errors.explain_event(event.error)))
-            elif event.prompt_token_ids:
-                answer.add_prompt_ids(event.prompt_token_ids)
+            elif answer.keeps_ids and answer.events <= 1:
+                self._add_prompt_ids(payload)
             if self._over:
                 break
         return lines
+
+    def _add_prompt_ids(self, payload: bytes) -> None:
+        if ids := api.decode_first_event(payload).prompt_token_ids:
+            self._answer.add_prompt_ids(ids)
 
     def _translate_mark(self, payload: bytes) -> bytes:
         """Translate an event that is not JSON."""

@@ -260,8 +260,13 @@ class VllmEvent(msgspec.Struct, frozen=True, gc=False):
     choices: list[VllmChoice] | None = None
     usage: VllmUsage | None = None
     metrics: VllmMetrics | None = None
-    prompt_token_ids: list[int] | None = None
     error: VllmErrorBody | str | None = None
+
+
+class VllmFirstEvent(VllmEvent, frozen=True, gc=False):
+    """An event with the prompt's token ids, which take time to decode."""
+
+    prompt_token_ids: list[int] | None = None
 
 
 class VllmChunk(VllmEvent, frozen=True, gc=False):
@@ -283,6 +288,7 @@ class VllmEmbeddingResponse(msgspec.Struct, frozen=True):
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 decode_event = msgspec.json.Decoder(VllmEvent).decode
+decode_first_event = msgspec.json.Decoder(VllmFirstEvent).decode
 decode_chunk = msgspec.json.Decoder(VllmChunk).decode
 INVALID_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """Raised by the decoders."""

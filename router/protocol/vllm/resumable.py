@@ -29,8 +29,11 @@ def has_media(messages: Sequence[api.VllmMessage], info: ModelInfo) -> bool:
 
 
 def chat_without_prompt(chat: api.VllmChatRequest) -> Resumable | None:
-    if not chat.return_token_ids or any(isinstance(message.content, list) for message in chat.messages):
+    if not chat.return_token_ids:
         return None
+    for message in chat.messages:
+        if isinstance(message.content, list):
+            return None
     kept = chat.copy()
     kept.messages = []
     return Resumable(kept, False)

@@ -15,9 +15,11 @@ from vllama_pool.router.protocol.vllm import api
 
 _LINE_FEED, _CARRIAGE_RETURN, _QUOTE = b'\n\r"'
 _decode_texts = msgspec.json.Decoder(list[str]).decode
+_decode_text = msgspec.json.Decoder(str).decode
 _IDS = b'"token_ids":['
 _ANY_IDS = re.compile(rb'"token_ids":\[([0-9,]+)\]')
 """In JSON, the quotes of a text are escaped, so this is always a field."""
+_NUMBER = re.compile(rb"[0-9]{1,18}")
 _CONTENT = b'"content":'
 
 
@@ -66,15 +68,17 @@ class TextFrame:
         joined = data[self._texts]
         if self._start + joined + self._end != data:
             return None
-        count = 1
-        if _LINE_FEED in joined:
-            # The long separator would be found slowly, so the events are split at a short one, and compared afterwards.
-            text = self._text
-            parts = [event[text] for event in data[6:-2].split(b"\n\ndata: ")]
-            if self._between.join(parts) != joined:
+        if _LINE_FEED not in joined:
+            if _CARRIAGE_RETURN in joined:
                 return None
-            joined, count = b",".join(parts), len(parts)
-        return _decoded(joined, count)
+            try:
+                return [_decode_text(joined)]
+            except api.INVALID_JSON:
+                return None
+        # The long separator would be found slowly, so the events are split at a short one, and compared afterwards.
+        text = self._text
+        parts = [event[text] for event in data[6:-2].split(b"\n\ndata: ")]
+        return _decoded(parts) if self._between.join(parts) == joined else None
 
 
 class IdsFrame:
@@ -101,11 +105,16 @@ class IdsFrame:
         if ids + self._end != after or not (ids.isdigit() or _are_ids(ids)):
             return None
         text = before[self._text]
-        if self._start + text + self._middle == before:
-            if _LINE_FEED in text:
-                return self._several(data.split(self._middle + b"["))
-            return _decoded(text, 1)
-        return [""] if before == self._bare else None
+        if self._start + text + self._middle != before:
+            return [""] if before == self._bare else None
+        if _LINE_FEED in text:
+            return self._several(data.split(self._middle + b"["))
+        if _CARRIAGE_RETURN in text:
+            return None
+        try:
+            return [_decode_text(text)]
+        except api.INVALID_JSON:
+            return None
 
     def hide_ids(self, data: bytes) -> bytes | None:
         """Return an event without its ids; None if the data is anything but one such event."""
@@ -128,30 +137,28 @@ class IdsFrame:
                 return None
             ids.append(before)
             texts.append(text)
-        if not _are_ids(b",".join(ids)):
-            return None
-        return _decoded(b",".join(texts), len(texts))
+        return _decoded(texts) if _are_ids(b",".join(ids)) else None
 
 
 def ids_of(events: Iterable[bytes]) -> list[int]:
     """Return the token ids of events of an `IdsFrame`."""
-    found: list[int] = msgspec.json.decode(b"[%b]" % b",".join(_ANY_IDS.findall(b"".join(events))), type=list[int])
-    return found
+    return list(map(int, _NUMBER.findall(b",".join(_ANY_IDS.findall(b"".join(events))))))
 
 
 def _are_ids(joined: bytes) -> bool:
     return joined.replace(b",", b"").isdigit()
 
 
-def _decoded(joined: bytes, count: int) -> list[str] | None:
-    """Return the texts of so many JSON strings with commas between them."""
+def _decoded(strings: list[bytes]) -> list[str] | None:
+    """Return the texts of JSON strings; None if one is not just a string."""
+    joined = b",".join(strings)
     if _LINE_FEED in joined or _CARRIAGE_RETURN in joined:
         return None
     try:
         texts = _decode_texts(b"[" + joined + b"]")
     except api.INVALID_JSON:
         return None
-    return texts if len(texts) == count else None
+    return texts if len(texts) == len(strings) else None
 
 
 def frame_of(payload: bytes) -> TextFrame | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import ClassVar
 
 from vllama_pool.router.protocol.vllm import api
@@ -86,7 +87,7 @@ class TokenLog:
             if payload == _DONE:
                 continue
             try:
-                event = api.decode_event(payload)
+                event = api.decode_first_event(payload)
             except api.INVALID_JSON:
                 return None
             prompt = event.prompt_token_ids or prompt
@@ -124,8 +125,7 @@ class TokenLog:
         reads = self._reads
         data = b"".join(reads)
         begin = self._begin = self._begin or _begin_of(data)
-        size = len(begin)
-        parts = [read[size:] for read in reads]
+        parts = list(map(itemgetter(slice(len(begin), None)), reads))
         reads.clear()
         if begin and begin + begin.join(parts) == data and data.find(_BETWEEN) < 0:
             data = _BETWEEN.join(parts)

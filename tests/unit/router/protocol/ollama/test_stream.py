@@ -566,3 +566,37 @@ def test_text_with_token_ids_takes_the_fast_path() -> None:
     translator = TextTranslator(answer, TIMING, CLOCK, True, TimestampFormatter())
     out = translator.feed(b'data: {"choices":[{"delta":{"content":"hi"},"token_ids":[7]}]}\n\n')
     assert json.loads(out) == {"model": "m", "created_at": STAMP, "response": "hi", "done": False}
+
+
+def with_ids(text: str | None, ids: list[int]) -> bytes:
+    """Return a chat event as vLLM writes it; None: its text is held back."""
+    held = {} if text is None else {"content": text}
+    choice = {"index": 0, "delta": held, "logprobs": None, "finish_reason": None, "token_ids": ids}
+    return event(id="chatcmpl-1", choices=[choice]).replace(b'": ', b'":').replace(b', "', b',"')
+
+
+TOKENS_WITH_IDS = st.tuples(
+    st.none() | st.sampled_from(["", " a", "é", "\n", "\r", "[1]", '"}', "\\"]),
+    st.lists(st.integers(0, 200_000), min_size=1, max_size=3),
+)
+
+
+@given(tokens=st.lists(TOKENS_WITH_IDS, min_size=12, max_size=90), per_read=st.integers(1, 4), keeps=st.booleans())
+def test_token_ids_change_neither_lines_nor_context(
+    tokens: list[tuple[str | None, list[int]]], per_read: int, keeps: bool
+) -> None:
+    """Whatever comes in one read, and also where the fast path finds the texts beside the ids."""
+    make = generate_translator if keeps else chat_translator
+    head = event(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}}], prompt_token_ids=[1, 2])
+    parts = [head, with_ids("begin", [3]), *(with_ids(text, ids) for text, ids in tokens)]
+    end = with_ids("", [9]).replace(b'"finish_reason":null', b'"finish_reason":"length"') + usage() + DONE
+    reads = [b"".join(parts[at : at + per_read]) for at in range(0, len(parts), per_read)]
+    translator, slow = make(), make()
+    lines = objects(b"".join(map(translator.feed, [*reads, end])) + translator.finish())
+    data = b"".join((*parts, end))
+    assert lines == objects(run(slow, data, range(1, len(data))))
+    assert "".join(line.get("response") or line.get("message", {}).get("content", "") for line in lines) == "".join(
+        ("begin", *(text or "" for text, _ in tokens))
+    )
+    if keeps:
+        assert lines[-1]["context"] == [1, 2, 3, *(each for _, ids in tokens for each in ids), 9]

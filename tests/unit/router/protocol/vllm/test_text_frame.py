@@ -192,3 +192,9 @@ def test_data_with_anything_else_has_neither_texts_nor_hidden_ids(other: bytes) 
 )
 def test_events_with_more_than_text_and_ids_have_no_frame(data: bytes) -> None:
     assert ids_frame_of(data[6:-2]) is None
+
+
+def test_malformed_ids_do_no_harm() -> None:
+    data = chat_ids("a", [1]).replace(b"[1]", b"[007,,8," + b"9" * 30 + b"]")
+    assert ids_frame(chat_ids("a", [1])).texts(data) == ["a"]
+    assert ids_of([data])[:2] == [7, 8]
