@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -134,10 +135,11 @@ class Fleet:
         limits: RequestLimits | None = None,
         table: RoutingTable | None = None,
         models: Mapping[str, ModelInfo] | None = None,
+        poison: Any = None,
         **scripts: Script,
     ) -> None:
         """`lagging`: clients read nothing until the test lets them catch up. `limits`: of the model. `table`: has the
-        model "m"; workers are then tried by load. `models`: those that are not SERVED, by worker."""
+        model "m"; workers are then tried by load. `models`: those that are not SERVED, by worker. `poison`: a guard."""
         self._lagging = lagging
         clock = self.clock = Clock()
         self.pool = pool_of(clock, *(found(worker, (models or {}).get(worker, SERVED)) for worker in scripts))
@@ -158,6 +160,7 @@ class Fleet:
             client_stall=client_stall,
             refresh=lambda: self.refreshes.append(None),
         )
+        shared = dataclasses.replace(shared, poison=poison)
         self.admission = shared.admission
         self.admission.set_limits({"m": limits} if limits is not None else {})
         self.forwarder = Forwarder(shared)

@@ -130,4 +130,6 @@ class Continuation:
 
 
 def unsound(why: str) -> Lost:
-    return Lost(f"the answer cannot be continued: {why}", status=502)
+    lost = Lost(f"the answer cannot be continued: {why}", status=502)
+    lost.in_progress = False
+    return lost

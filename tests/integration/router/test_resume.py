@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
+from vllama_pool.workers.simulated.faults import Cut, Stall
 from vllama_pool.workers.simulated.options import Options
 
 STREAMS = 16
@@ -146,3 +147,55 @@ async def test_an_entry_can_switch_it_off(tmp_path: Path) -> None:
         lost = [answer for answer in answers if answer.errors]
         assert lost
         assert all(len(answer.errors) == 1 and not answer.ended for answer in lost)
+
+
+async def test_the_answer_to_a_raw_prompt_goes_on_too(pair: Fleet) -> None:
+    body = {"prompt": QUESTION, "raw": True, "options": {"temperature": 0, "num_predict": TOKENS}}
+    whole = await ask(pair, "/api/generate", body, Answer())
+    answers = await interrupted(pair, "/api/generate", body, 9)
+    assert {str(answer.compared) for answer in answers} == {str(whole.compared)}
+    assert whole.context == []
+    await auntil(lambda: resumed(pair), 5, "some to be logged as resumed")
+
+
+@pytest.mark.parametrize("sent", [0, 5])
+async def test_an_answer_whose_second_worker_is_lost_too_ends_with_one_error(tmp_path: Path, sent: int) -> None:
+    """All workers lose chats in mid-stream, and their continuations."""
+    faults = (
+        Cut(paths=("/v1/chat/completions",), after_tokens=10, reset=True),
+        Cut(paths=("/v1/completions",), after_tokens=sent, reset=True),
+    )
+    async with fleet(tmp_path, dict.fromkeys("abcd", STEADY)) as running:
+        whole = await ask(running, "/api/chat", ROUTES["/api/chat"], Answer())
+        for name in "abcd":
+            running[name].set_faults(faults)
+        answer = await ask(running, "/api/chat", ROUTES["/api/chat"], Answer())
+        assert answer.text
+        assert whole.text.startswith(answer.text)
+        assert (len(answer.errors), answer.ended) == (1, False)
+        continued = sum(running[name].requests["/v1/completions"] for name in "abcd")
+        assert continued == (1 if sent else 2)
+        await auntil(lambda: all(running[name].running == 0 for name in "abcd"), 10, "the workers to be idle")
+        page = (await running.http.get("/admin/workers")).json()
+        assert {worker["in_flight"] for worker in page["workers"]} == {0}
+
+
+async def test_a_client_that_leaves_between_the_two_workers_leaves_nothing_running(tmp_path: Path) -> None:
+    faults = (
+        Cut(paths=("/v1/chat/completions",), after_tokens=10, reset=True),
+        Stall(paths=("/v1/completions",)),
+    )
+    async with fleet(tmp_path, {"a": STEADY, "b": STEADY}) as running:
+        for name in "ab":
+            running[name].set_faults(faults)
+        asking = asyncio.create_task(ask(running, "/api/chat", ROUTES["/api/chat"], Answer()))
+        await auntil(
+            lambda: sum(running[name].requests["/v1/completions"] for name in "ab") == 1, 10, "the second worker's turn"
+        )
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await auntil(running.records, 10, "the request to be logged")
+        assert running.records()[-1]["outcome"] == "client gone"
+        await auntil(lambda: all(running[name].running == 0 for name in "ab"), 10, "the workers to be idle")
+        page = (await running.http.get("/admin/workers")).json()
+        assert {worker["in_flight"] for worker in page["workers"]} == {0}
