@@ -112,12 +112,13 @@ def ends_with_error(request: Request, text: str) -> bool:
         *lines, last = text.splitlines()
         return bool(lines) and set(json.loads(last)) == {"error"}
     *events, last = text.removesuffix("\n\n").split("\n\n")
-    data = json.loads(last.rpartition("data: ")[2])
-    if not events:
+    payload = last.rpartition("data: ")[2]
+    if not events or payload == "[DONE]":
         return False
+    data = json.loads(payload)
     if request.path == "/v1/responses":
         return bool(data["type"] == "response.failed" and data["response"]["error"]["message"])
-    return bool(data["error"]["message"]) and (request.path != "/v1/messages" or data["type"] == "error")
+    return bool(data.get("error", {}).get("message")) and (request.path != "/v1/messages" or data["type"] == "error")
 
 
 def error_text(request: Request, response: httpx.Response) -> str:

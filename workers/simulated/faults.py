@@ -85,6 +85,20 @@ class Status(_Request, frozen=True, kw_only=True):
     """Retry-After, in seconds."""
 
 
+class Body(_Request, frozen=True, kw_only=True):
+    """Answers with this body."""
+
+    body: str
+    status: int = 200
+    content_type: str = "application/json"
+
+
+class Half(_Request, frozen=True, kw_only=True):
+    """Sends half an event in place of the k-th token, or half an answer that is not streamed, and closes."""
+
+    after_tokens: int = 0
+
+
 class Die(_Request, frozen=True, kw_only=True):
     """Kills the worker at the k-th token, 0 on arrival."""
 
@@ -128,7 +142,7 @@ class Split(_Request, frozen=True, kw_only=True):
 
 
 WorkerFault = Refuse | Freeze | Slow | Dead | Draining | IgnoreSigterm
-RequestFault = Hang | Status | Die | Cut | Error | Empty | Stall | Garbage | Split
+RequestFault = Hang | Status | Body | Half | Die | Cut | Error | Empty | Stall | Garbage | Split
 Fault = WorkerFault | RequestFault
 
 

@@ -23,6 +23,10 @@ GARBAGE = {
 }
 
 
+HALF_EVENT = b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"cont'
+HALF_ANSWER = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 512\r\n\r\n{"id":"chatcmpl-1","cho'
+
+
 class GenerationTask:
     def __init__(
         self,
@@ -162,6 +166,9 @@ class GenerationTask:
             self._end(self.output)
         elif isinstance(fault, faults.Empty):
             self.fail(errors.scripted(500))
+        elif isinstance(fault, faults.Half):
+            self._finish()
+            self._send_half()
         elif isinstance(fault, faults.Cut):
             self._finish()
             self.exchange.close(reset=fault.reset)
@@ -174,6 +181,15 @@ class GenerationTask:
         else:
             self.exchange.flush()
             self.exchange.garbled = GARBAGE["chunk"]
+
+    def _send_half(self) -> None:
+        if self.streams:
+            self.exchange.begin()
+            self.exchange.event(HALF_EVENT)
+        else:
+            self.exchange.garbled = HALF_ANSWER
+            self.exchange.begin()
+        self.exchange.close()
 
     def _end(self, stream: Stream) -> None:
         if stream.broken:

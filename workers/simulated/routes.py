@@ -127,6 +127,9 @@ class Routes:
         if isinstance(fault, faults.Cut) and fault.after_tokens == 0 and request.path not in self._deferred:
             exchange.close(reset=fault.reset)
             return True
+        if isinstance(fault, faults.Body):
+            exchange.respond(HttpResponse(fault.status, fault.body.encode(), fault.content_type))
+            return True
         if isinstance(fault, faults.Status):
             error = errors.scripted(fault.status)
             error.shape = SHAPES.get(request.path, errors.openai)

@@ -96,7 +96,8 @@ class EventStream(ABC):
                     break
             else:
                 count = data.count(b"\n\n")
-                passed = self.passed(data, count)
+                # An event that ends otherwise is no object: it may be cut off, or garbage.
+                passed = self.passed(data, count) if data.count(b"}\n\n") == count else None
                 if passed is not None:
                     self._events += count
                     return passed

@@ -9,6 +9,7 @@ import msgspec
 
 from vllama_pool.router.protocol.operation import StreamFailure, Usage
 from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.vllm.errors import event_status, explain_event
 from vllama_pool.router.protocol.vllm.model_name import with_model
 
 ABANDONED: Mapping[str, int] = {"abort": 503, "error": 500}
@@ -53,6 +54,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     usage: AnswerUsage | None = None
     stop_reason: str | None = None
     status: str | None = None
+    error: api.VllmErrorBody | str | None = None
+    """Of a proxy that answers with 200, or of a server that failed after its head."""
 
     @property
     def reason(self) -> str:
@@ -116,6 +119,8 @@ def _failure(answer: Answer) -> StreamFailure | None:
         return abandoned("abort")
     if answer.status in _GIVEN_UP:
         return StreamFailure(_GIVEN_UP[answer.status], STOPPED)
+    if answer.error is not None:
+        return StreamFailure(event_status(answer.error), explain_event(answer.error))
     reasons: Collection[str | None] = [choice.finish_reason for choice in answer.choices or ()]
     return next((abandoned(reason) for reason in reasons if reason in ABANDONED), None)
 

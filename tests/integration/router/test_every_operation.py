@@ -71,6 +71,7 @@ def _faults(request: Request) -> list[faults.RequestFault]:
         *(faults.Status(status=status, paths=paths) for status in (500, 503, 429)),
         faults.Cut(paths=paths),
         faults.Cut(reset=True, paths=paths),
+        faults.Body(body='{"error": {"message": "boom", "code": 500}}', paths=paths),
     ]
     if request.embeds or request.counts:
         return always

@@ -20,6 +20,28 @@ def collected(document: bytes, name: str = "Mine") -> tuple[WholeAnswer, bytes]:
     return whole, whole.finish()
 
 
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        ({"message": "boom", "code": 503}, StreamFailure(503, "boom")),
+        ({"message": "boom", "type": "InternalServerError", "code": "oops"}, StreamFailure(500, "boom")),
+        ("boom", StreamFailure(500, "boom")),
+        ({"message": "too many", "code": 400}, StreamFailure(400, "too many")),
+        ({}, StreamFailure(500, "unknown error")),
+    ],
+)
+@pytest.mark.parametrize("others", [{}, {"choices": [{"finish_reason": "stop"}]}, {"type": "error"}])
+def test_an_error_within_a_200_is_a_failure(error: Any, failure: StreamFailure, others: dict[str, Any]) -> None:
+    whole, _ = collected(answer(error=error, **others))
+    assert (whole.done, whole.failure) == (False, failure)
+
+
+def test_an_error_of_null_is_none() -> None:
+    whole, out = collected(answer(error=None, choices=[{"finish_reason": "stop"}]))
+    assert (whole.done, whole.failure) == (True, None)
+    assert json.loads(out)["error"] is None
+
+
 def test_a_document_passes_with_the_models_name_as_the_client_spelled_it() -> None:
     document = answer(choices=[{"finish_reason": "stop"}], usage={"prompt_tokens": 4, "completion_tokens": 2})
     whole, out = collected(document)

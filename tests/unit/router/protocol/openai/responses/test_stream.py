@@ -202,7 +202,9 @@ def test_a_failure_before_any_response_has_its_shape() -> None:
 def test_parts_of_an_answer_pass_unread() -> None:
     translator = ResponsesStream("Mine")
     translator.feed(BEGIN + ADDED)
-    parts = event("response.function_call_arguments.delta", 3, delta="{") + text("not JSON", 4).replace(b"}", b"")
+    parts = event("response.function_call_arguments.delta", 3, delta="{") + text("not JSON", 4).replace(
+        b"not JSON", b'not " JSON'
+    )
     assert translator.feed(parts) == parts
     assert translator.usage.completion_tokens == 2
 
