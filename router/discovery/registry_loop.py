@@ -38,6 +38,8 @@ from vllama_pool.workers.registry.view_file import SavedWorker
 
 POLL_INTERVAL = 0.5
 """Seconds, with 20 % jitter."""
+RETRY_INTERVAL = 0.2
+"""The same after a poll that failed. With the time-out of a connection, a registry is read within 1 s of its return."""
 WAKE_JITTER = 0.05
 """Maximum delay, in seconds, of a poll that an event triggers: every router gets that event."""
 RECONNECT = (0.1, 0.5)
@@ -288,7 +290,8 @@ class Discovery:
     async def _pause(self) -> bool:
         """Wait until the next poll is due. Return True if it was requested."""
         try:
-            async with asyncio.timeout(POLL_INTERVAL * random.uniform(0.8, 1.2)):
+            interval = POLL_INTERVAL if self.registry_up else RETRY_INTERVAL
+            async with asyncio.timeout(interval * random.uniform(0.8, 1.2)):
                 await self._wake.wait()
         except TimeoutError:
             return False
