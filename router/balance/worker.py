@@ -30,6 +30,9 @@ REPORT_LAG = 1.0
 DENIAL_DURATION = 5.0
 """Seconds for which a worker gets no request for a model that it answered 404 for."""
 
+MUTE = frozenset((WorkerState.STARTING, WorkerState.SLEEPING))
+"""States in which vLLM answers nothing. An agent also reports STARTING while an attached vLLM is frozen or away."""
+
 DRAINING_ASKED = "draining (asked)"
 """State of a worker that operators drain, for people."""
 
@@ -153,8 +156,9 @@ class Worker:
 
     @property
     def unresponsive(self) -> bool:
-        """True if it is down or silent, or its engine sleeps: waiting requests get no answer."""
-        return self.down or self.health.silent or self.state is WorkerState.SLEEPING
+        """True if waiting requests get no answer: it is down or silent, or its agent gets no answer from its vLLM, or
+        that sleeps."""
+        return self.down or self.health.silent or self.state in MUTE
 
     def is_suspect(self, now: float) -> bool:
         return self.health.is_suspect(now)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -27,6 +28,7 @@ GROUPS = {
     "tiny_qwen3_vllm": "thinker",
     "doomed_tiny_qwen3": "thinker",
     "smollm2_vllm": "chat",
+    "smollm2_pair": "pair",
     "tiny_bert_vllm": "small",
     "tiny_vision_vllm": "small",
     "cross_encoder_vllm": "small",
@@ -196,6 +198,14 @@ def smollm2_vllm(servers: Servers, smollm2: Path) -> VllmServer:
     """SmolLM2 as smollm2:135m, 2048 tokens of context, 8 slots."""
     flags = ("--max-model-len", "2048", "--max-num-seqs", "8", *METRICS)
     return servers.get(Spec("smollm2:135m", smollm2, flags))
+
+
+@pytest.fixture
+def smollm2_pair(servers: Servers, smollm2: Path) -> tuple[VllmServer, VllmServer]:
+    """Two servers of SmolLM2 with 32 slots, for tests that freeze or kill them."""
+    spec = Spec("smollm2:135m", smollm2, ("--max-model-len", "2048", "--max-num-seqs", "32"))
+    first, second = (servers.get(replace(spec, env=(("REPLICA", name),)), own=True) for name in "12")
+    return first, second
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import pytest
 from tests.support.balance import DRAINING, READY, RESTARTING, found
 from vllama_pool.router.balance.worker import INITIAL_WEIGHT, SLOW_START, Worker
 from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone
-from vllama_pool.workers.registry.record import LoadReport
+from vllama_pool.workers.registry.record import LoadReport, WorkerState
 
 
 def worker(slots: int = 8, now: float = 0.0, speed: float = 1.0) -> Worker:
@@ -195,3 +195,14 @@ def test_the_repr_shows_state_load_and_speed() -> None:
     one.begin_request(1)
     one.report(LoadReport(running=5), 2)
     assert repr(one) == "<Worker w ready, 5/8 busy, 1 ours, x1.00>"
+
+
+@pytest.mark.parametrize("state", [WorkerState.STARTING, WorkerState.SLEEPING])
+def test_a_worker_whose_vllm_answers_nothing_is_unresponsive_until_it_is_ready(state: WorkerState) -> None:
+    one = worker()
+    one.report(LoadReport(state=WorkerState.READY), 1)
+    assert not one.unresponsive
+    one.report(LoadReport(state=state), 2)
+    assert one.unresponsive
+    one.report(LoadReport(state=WorkerState.READY), 3)
+    assert not one.unresponsive
