@@ -108,7 +108,8 @@ class IdsFrame:
         if self._start + text + self._middle != before:
             return [""] if before == self._bare else None
         if _LINE_FEED in text:
-            return self._several(data.split(self._middle + b"["))
+            strings = self._several(data)
+            return None if strings is None else _decoded(strings)
         if _CARRIAGE_RETURN in text:
             return None
         try:
@@ -117,19 +118,25 @@ class IdsFrame:
             return None
 
     def hide_ids(self, data: bytes) -> bytes | None:
-        """Return an event without its ids; None if the data is anything but one such event."""
+        """Return events without their ids; None if the data is anything but such events."""
         before, _, after = data.rpartition(b"[")
         ids = after[self._ids]
         if ids + self._end != after or not (ids.isdigit() or _are_ids(ids)):
             return None
         text = before[self._text]
-        if self._start + text + self._middle != before or _LINE_FEED in text:
+        if self._start + text + self._middle != before:
             return None
-        return before + self._nulled
+        if _LINE_FEED not in text:
+            return before + self._nulled
+        strings = self._several(data)
+        if strings is None:
+            return None
+        between = b"".join((self._middle, self._nulled, self._start))
+        return b"".join((self._start, between.join(strings), self._middle, self._nulled))
 
-    def _several(self, pieces: list[bytes]) -> list[str] | None:
-        """`pieces`: between the middles of events of which the first and the last are known to be plain."""
-        first, *pieces, _ = pieces
+    def _several(self, data: bytes) -> list[bytes] | None:
+        """Return the text of each event as JSON. The read's begin and end are known to be plain."""
+        first, *pieces, _ = data.split(self._middle + b"[")
         between, ids, texts = self._between, [b"0"], [first[len(self._start) :]]
         for piece in pieces:
             before, found, text = piece.partition(between)
@@ -137,7 +144,7 @@ class IdsFrame:
                 return None
             ids.append(before)
             texts.append(text)
-        return _decoded(texts) if _are_ids(b",".join(ids)) else None
+        return texts if _are_ids(b",".join(ids)) and _LINE_FEED not in b"".join(texts) else None
 
 
 def ids_of(events: Iterable[bytes]) -> list[int]:
