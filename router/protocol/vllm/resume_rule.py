@@ -42,7 +42,7 @@ class Restrictions(msgspec.Struct, frozen=True, gc=False):
     stream_options: api.VllmStreamOptions | None = None
 
 
-_NONE = Restrictions()
+_USUAL = (Restrictions(), Restrictions(stream_options=api.INCLUDE_USAGE))
 _decode = msgspec.json.Decoder(Restrictions).decode
 
 
@@ -64,7 +64,7 @@ def sampling_refusal(upstream: api.VllmSampling, info: ModelInfo) -> str:
 def field_refusal(fields: bytes) -> str:
     """Return the field of an OpenAI request, encoded without null fields, that rules out a continuation; else ""."""
     found = _decode(fields)
-    if found == _NONE:
+    if found in _USUAL:
         return ""
     for name in Restrictions.__struct_fields__:
         value = getattr(found, name)

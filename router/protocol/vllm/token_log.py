@@ -26,8 +26,10 @@ AGAIN = 16
 _BETWEEN = b"\0"
 """Between the packed reads. JSON escapes it."""
 _CHOICES = b'"choices":['
-_ANY_IDS = re.compile(rb'"(prompt_)?token_ids":\s*\[[0-9,\s]*\]')
+_ANY_IDS = re.compile(rb'"(prompt_)?token_ids"\s*:\s*\[[0-9,\s]*\]')
 """In JSON, the quotes of a text are escaped, so this is always a field."""
+_NAME, _FIELD, _NULL = b'token_ids"', b'token_ids":[', b'token_ids":null'
+"""Of the prompt's ids too. In JSON, the quotes of a text are escaped, so these are always fields."""
 _DONE = b"[DONE]"
 
 
@@ -178,7 +180,7 @@ class HidingLog(TokenLog):
             if self._seek_at <= 0:
                 self._seek_at = AGAIN
                 self._frame = ids_frame_of(payloads(data)[-1])
-        return _ANY_IDS.sub(rb'"\1token_ids":null', data)
+        return _hidden(data)
 
     def _split(self, data: bytes) -> bytes:
         splitter = self._splitter = self._splitter or EventSplitter()
@@ -190,6 +192,18 @@ class HidingLog(TokenLog):
             return data
         self._within_event = splitter.within_event
         return events
+
+
+def _hidden(data: bytes) -> bytes:
+    """Return whole events without their ids."""
+    first, *pieces = data.split(_FIELD)
+    if data.count(_NAME) != len(pieces) + data.count(_NULL):
+        return _ANY_IDS.sub(rb'"\1token_ids":null', data)  # spelled in another way than vLLM's
+    out = [first]
+    for piece in pieces:
+        _, end, rest = piece.partition(b"]")
+        out += (_NULL, rest) if end else (_FIELD, piece)
+    return b"".join(out)
 
 
 def _begin_of(data: bytes) -> bytes:

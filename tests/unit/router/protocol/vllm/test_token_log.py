@@ -126,3 +126,17 @@ def test_a_very_long_answer_is_forgotten_and_still_passes() -> None:
         assert log.feed(many) == event("x" * 10_000, None)
     assert log.overflowed
     assert log.progress() is None
+
+
+@pytest.mark.parametrize("spelling", [b'"token_ids": [10, 11]', b'"token_ids" :[10,11]', b'"token_ids":[10,11]'])
+def test_ids_are_removed_however_they_are_spelled(spelling: bytes) -> None:
+    read = FIRST + event("a", [10, 11]).replace(b'"token_ids":[10,11]', spelling)
+    out = HidingLog().feed(read + event("b", [12]))
+    assert out == b"".join(event(text, None) for text in ("", "a", "b")).replace(
+        b"]}", b'],"prompt_token_ids":null}', 1
+    )
+
+
+def test_half_a_list_of_ids_stays_as_it_is() -> None:
+    read = b'data: {"token_ids":[1\n\n'
+    assert HidingLog().feed(read) == read
