@@ -151,7 +151,8 @@ def _handlers(
     """Return the handlers of everything but inference."""
     pool, routes, clock = state.pool, state.routes, collaborators.clock
     by_name = {operation.name: operation for operation in served}
-    explainer = ModelExplainer(routes, pool, clock, collaborators.rng, by_name, keyring.rights)
+    waiting = state.admission.waiting_by_model
+    explainer = ModelExplainer(routes, pool, clock, collaborators.rng, by_name, keyring.rights, waiting)
     return [
         *catalogue_routes(pool, routes, state.expiry, reports.uses, clock, settings.version),
         *openai_model_routes(pool, routes),
@@ -172,7 +173,7 @@ def _ready_view(
         readiness,
         state.pool,
         state.routes,
-        queues=state.admission.queues,
+        waiting=state.admission.waiting_by_model,
         registry_read=lambda: state.sources.discovery.known,
         now=time.monotonic,
         on_asked=on_asked,

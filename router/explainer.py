@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,6 +53,8 @@ class ModelExplainer:
     """By name."""
     rights: Callable[[str], Rights | None]
     """Of an API key, by its name. Raises KeyError."""
+    waiting: Callable[[], Iterable[tuple[str, int, bool]]] = tuple
+    """Models and the numbers of requests that wait for them in this process."""
 
     def explain(self, question: ModelQuestion) -> Explanation:
         """Raises ClientError for an unusable question."""
@@ -64,7 +66,10 @@ class ModelExplainer:
         subject = Subject(
             name, asker, lambda resolution: _demand(question, resolution, request, asker), self._rights(question.key)
         )
-        return explain(self.routes(), self.pool, subject, self.clock.monotonic_ns() / 1e9, self.rng)
+        explanation = explain(self.routes(), self.pool, subject, self.clock.monotonic_ns() / 1e9, self.rng)
+        model = explanation.rule.entry if explanation.rule is not None else ""
+        waiting = next((count for name, count, _ in self.waiting() if name == model), 0)
+        return msgspec.structs.replace(explanation, waiting=waiting) if waiting else explanation
 
     def known_names(self, question: ModelQuestion) -> list[str]:
         """Return the names that the question's key may use."""

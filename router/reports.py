@@ -9,7 +9,7 @@ from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.protocol.ollama.expiry import ModelUses
 from vllama_pool.router.protocol.operation import Clock
 from vllama_pool.router.state import FileState, RouterState
-from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports, RefusedRequest
+from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports, RefusedRequest, WaitingRequests
 from vllama_pool.router.telemetry.decision_view import (
     DECISIONS,
     ONE_DECISION,
@@ -72,6 +72,7 @@ def _process_report(state: RouterState, file_state: FileState) -> ProcessReport:
         tuple(state.sources.drains.drained),
         tuple(name for name, panics in state.pool.panics(now) if panics),
         tuple(RefusedRequest(*one) for one in state.sources.poison.listed()),
+        tuple(WaitingRequests(*each) for each in state.admission.waiting_by_model()),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vllama_pool.router.admission.queue import UNLIMITED, AdmissionQueue, QueueLimits
 from vllama_pool.router.admission.share import share_of
@@ -27,6 +28,14 @@ class RequestLimits:
     """Longest wait while the model has no worker, in seconds; None if it is not waited for."""
     hold: float = 0.0
     """Seconds after the latest request for which a worker stays wanted. With `start` only."""
+
+
+class Waiting(NamedTuple):
+    model: str
+    waiting: int
+    """Requests of this process."""
+    absent: bool
+    """True if some wait because no worker is healthy."""
 
 
 class Admission:
@@ -115,6 +124,15 @@ class Admission:
     def worker_queues(self) -> Iterator[tuple[str, WorkerQueue]]:
         """Yield the models that have had requests, and the queues before their workers."""
         yield from self._worker_queues.items()
+
+    def waiting_by_model(self) -> Iterator[Waiting]:
+        """Yield the models for which requests wait, for a place or for a worker."""
+        for model in sorted(self._queues.keys() | self._worker_queues.keys()):
+            queue, workers = self._queues.get(model), self._worker_queues.get(model)
+            for_worker = workers.waiting if workers is not None else 0
+            waiting = for_worker + (queue.waiting if queue is not None else 0)
+            if waiting:
+                yield Waiting(model, waiting, workers is not None and workers.absent)
 
     def wanted(self) -> Iterator[tuple[str, bool]]:
         """Yield the entries that may be without a worker, and whether one is wanted."""

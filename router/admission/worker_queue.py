@@ -92,6 +92,11 @@ class WorkerQueue:
         rate = self._drain.look(self._clock())
         return self.waiting / rate if rate else 0.0
 
+    @property
+    def absent(self) -> bool:
+        """True if requests wait because no worker is healthy."""
+        return any(line.absence.since is not None for line in self._lines.values())
+
     def look(self) -> None:
         """Give the requests their turns soon, without an event."""
         self._turns.note()

@@ -14,6 +14,7 @@ from vllama_pool.router.routing.explain import (
     BY_PATTERN,
     ROUTED,
     UNKNOWN,
+    WAITS,
     Explanation,
     FallbackView,
     RuleView,
@@ -44,6 +45,8 @@ def explanation_text(explanation: Explanation, *, live: bool = True) -> str:
 def _title(explanation: Explanation, live: bool) -> str:
     if explanation.outcome == UNKNOWN:
         return f"{explanation.requested}: {explanation.error}"
+    if explanation.outcome == WAITS:
+        return f"{explanation.requested} waits for a worker to join: {explanation.error}"
     if explanation.outcome != ROUTED:
         return f"{explanation.requested} is refused: {explanation.error}"
     if not live:
@@ -51,6 +54,10 @@ def _title(explanation: Explanation, live: bool) -> str:
     if not explanation.chosen:
         return f"{explanation.requested}: no worker is large enough"
     return f"{explanation.requested} goes to {explanation.chosen_model} on {explanation.chosen}"
+
+
+def requests_text(count: int) -> str:
+    return "1 request" if count == 1 else f"{count} requests"
 
 
 def _drawn(explanation: Explanation) -> str:
@@ -78,6 +85,8 @@ def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
     for name, value in (rule.settings if rule is not None else {}).items():
         if name != "policy":
             yield name, _value(value)
+    if explanation.waiting:
+        yield "waiting", requests_text(explanation.waiting)
     if explanation.revision:
         yield "revision", explanation.revision
 

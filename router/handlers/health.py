@@ -14,6 +14,7 @@ from litestar import HttpMethod, Response, route
 from litestar.handlers import HTTPRouteHandler
 
 from vllama_pool.config.names import lookup_key
+from vllama_pool.router.admission.admission import Waiting
 from vllama_pool.router.admission.grant import GRANT, NAMELESS
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import Unauthorized
@@ -25,7 +26,6 @@ from vllama_pool.router.routing.listed_model import ListedModel
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.server.asgi import JSON
-from vllama_pool.router.telemetry.metrics import QueueState
 from vllama_pool.router.telemetry.ready_page import ModelReady, Policy, ReadyPage, counts, model_ready, not_ready
 from vllama_pool.router.telemetry.request_record import name_model
 
@@ -42,8 +42,8 @@ class Sources:
     readiness: Readiness
     pool: Pool
     routes: Callable[[], ModelRoutes]
-    queues: Callable[[], Iterable[tuple[str, QueueState]]]
-    """Requests that wait in this router, by the name of an entry."""
+    waiting: Callable[[], Iterable[Waiting]]
+    """Requests that wait in this router, by model."""
     registry_read: Callable[[], bool]
     """True once the registry has been read."""
     now: Callable[[], float]
@@ -115,7 +115,7 @@ class ReadyView:
         )
 
     def _queued(self) -> Mapping[str, int]:
-        return {lookup_key(name): queue.waiting for name, queue in self._sources.queues()}
+        return {lookup_key(model): waiting for model, waiting, _ in self._sources.waiting()}
 
 
 def health_routes(view: ReadyView) -> list[HTTPRouteHandler]:

@@ -122,6 +122,10 @@ class Fallbacks:
         call.resolution = target
         return True
 
+    def has_next(self, reason: Reason, context: int) -> bool:
+        """True if a fallback may answer instead for this reason."""
+        return self._find([*self._reasons, reason], context) is not None
+
     def has_room(self, context: int) -> bool:
         """True if a fallback has a context of more tokens."""
         return self._find([*self._reasons, "context"], context) is not None

@@ -14,10 +14,19 @@ from vllama_pool.router.admission.admission import Admission
 from vllama_pool.router.admission.tenant import Tenant, anonymous
 from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.policies.least_load import least_load
-from vllama_pool.router.balance.retry import MAX_ATTEMPTS, Retry, most_specific
+from vllama_pool.router.balance.retry import MAX_ATTEMPTS, MAX_DELAY, MIN_DELAY, Retry, most_specific
 from vllama_pool.router.balance.select import choose, find
 from vllama_pool.router.balance.worker import Replica, Worker
-from vllama_pool.router.errors import AttemptFailed, ClientError, ContextTooLong, Lost, ModelGone, OutOfTime, ServerBusy
+from vllama_pool.router.errors import (
+    AttemptFailed,
+    Busy,
+    ClientError,
+    ContextTooLong,
+    Lost,
+    ModelGone,
+    OutOfTime,
+    ServerBusy,
+)
 from vllama_pool.router.poison.guard import PoisonGuard
 from vllama_pool.router.poison.trials import Trial
 from vllama_pool.router.protocol.operation import DirectResponse
@@ -375,7 +384,7 @@ class InFlight:
         """Return the worker of the next attempt; None if none is left, or the request must wait for one."""
         recovery, workers = self._recovery, self._seat.workers
         first = recovery is None or not recovery.failures
-        if workers.waiting and first:
+        if (workers.waiting and first) or (recovery is not None and recovery.returned):
             return None
         replica = self._pick() if recovery is None or first else self._pick_apart(recovery)
         if replica is not None:
@@ -442,7 +451,7 @@ class InFlight:
         Raises ClientError if no worker is left, and no fallback.
         """
         self._attempt = None
-        if self._recovery is None or not self._recovery.failures:
+        if self._recovery is None or not self._recovery.failures or self._recovery.returned:
             request = WaitingRequest(self._shared, self.call, self._excluded, self._take)
             if request.may_wait():
                 waited = self.record.queue_ms / 1000
@@ -487,6 +496,8 @@ class InFlight:
         decision = recovery.decide(self._seat.budget, now, self._shared.rng)
         if isinstance(decision, Retry):
             return decision.delay
+        if recovery.try_return(self._seat.budget, now):
+            return self._shared.rng.uniform(MIN_DELAY, MAX_DELAY) if isinstance(failure, Busy) else 0.0
         failure = decision.failure
         return 0.0 if await self._fall_back(client_error(failure), reason_of(failure)) else None
 

@@ -10,13 +10,13 @@ from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.balance.retry import MAX_ATTEMPTS as MOST_ATTEMPTS
 from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide
 from vllama_pool.router.balance.worker import Replica, Worker
-from vllama_pool.router.errors import AttemptFailed, ContextTooLong
+from vllama_pool.router.errors import AttemptFailed, Busy, ContextTooLong, Faulty, Lost, ModelGone
 from vllama_pool.router.poison.apart import trial_workers
 from vllama_pool.router.poison.evidence import CrashId
 from vllama_pool.router.poison.guard import PoisonGuard
 from vllama_pool.router.proxy import context_fit
 from vllama_pool.router.proxy.attempt import ForwardRequest
-from vllama_pool.router.proxy.fallback import MAX_ATTEMPTS, Fallbacks, spoils_worker
+from vllama_pool.router.proxy.fallback import MAX_ATTEMPTS, Fallbacks, reason_of, spoils_worker
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 _log = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ class Recovery:
     """Made when something fails, or asks whether it may: most requests need none."""
 
     __slots__ = (
-        *("_call", "_record", "_spoiled", "context", "crashes", "failures", "fallbacks", "seeks_room", "suspect"),
-        *("explained", "losses", "tried"),
+        *("_busy", "_call", "_record", "_spoiled", "context", "crashes", "failures", "fallbacks", "returned"),
+        *("explained", "losses", "seeks_room", "suspect", "tried"),
     )
 
     def __init__(self, call: ForwardRequest, record: RequestRecord) -> None:
@@ -39,6 +39,9 @@ class Recovery:
         """Of the present model."""
         self._spoiled: tuple[str, ...] = ()
         """Workers that get no attempt for other models either."""
+        self._busy: set[str] = set()
+        self.returned = False
+        """The request waits for a worker of the present model again, as a new one does."""
         self.crashes: list[CrashId] = []
         """Engines that died by themselves with the request in progress."""
         self.suspect = False
@@ -97,6 +100,8 @@ class Recovery:
         self._record.failures.append(name)
         if spoils_worker(failure):
             self._spoiled += (replica.worker.id,)
+        if isinstance(failure, Busy):
+            self._busy.add(replica.worker.id)
 
     def acquit(self) -> None:
         """Another engine has begun to answer the request."""
@@ -104,20 +109,49 @@ class Recovery:
 
     def begin_model(self) -> None:
         """A fallback takes over."""
-        self.tried, self.failures = list(self._spoiled), []
+        self.tried, self.failures, self.returned = list(self._spoiled), [], False
 
     def decide(self, budget: RetryBudget, now: float, rng: random.Random) -> Retry | GiveUp:
         """Decide after the latest of `failures`, and spend what a retry costs."""
-        resolution = self._call.resolution
-        untried = resolution.count_untried(self.excluded(), now)
-        retries = None if resolution.rule is None else resolution.rule.entry.retries
-        attempts = MOST_ATTEMPTS if retries is None else retries.attempts
-        limit = min(attempts, len(self.failures) + MAX_ATTEMPTS - self._record.attempts)
+        untried, limit = self._call.resolution.count_untried(self.excluded(), now), self._limit
         explained, self.explained = self.explained, False
         decision = decide(Attempts(tuple(self.failures), untried, budget.available, limit, explained), rng)
         if isinstance(decision, Retry) and decision.budgeted:
             budget.try_spend()
         return decision
+
+    def try_return(self, budget: RetryBudget, now: float) -> bool:
+        """Let the request wait for a worker again, because none is left to be tried, but another try may succeed.
+
+        So it is after a 429 of the last worker, which is not ill, and for a model that starts from zero workers. A
+        model that may answer instead comes first. The budget pays for a 429.
+        """
+        latest, resolution = self.failures[-1], self._call.resolution
+        if len(self.failures) >= self._limit or any(isinstance(each, Faulty | ModelGone) for each in self.failures):
+            return False
+        reason = reason_of(latest)
+        if reason is None or self.fallbacks.has_next(reason, self.context):
+            return False
+        if isinstance(latest, Busy):
+            if not budget.try_spend():
+                return False
+            self.tried = [worker for worker in self.tried if worker not in self._busy]
+        elif isinstance(latest, Lost) and resolution.starts_from_zero:
+            if resolution.count_untried((), now).healthy:
+                return False
+            self.tried = []
+        else:
+            return False
+        self.returned = True
+        return True
+
+    @property
+    def _limit(self) -> int:
+        """Attempts of the present model, at most."""
+        resolution = self._call.resolution
+        retries = None if resolution.rule is None else resolution.rule.entry.retries
+        attempts = MOST_ATTEMPTS if retries is None else retries.attempts
+        return min(attempts, len(self.failures) + MAX_ATTEMPTS - self._record.attempts)
 
     def has_room(self, context: int, now: float) -> bool:
         """True if a healthy worker of the model has a context of more tokens."""

@@ -16,7 +16,7 @@ from vllama_pool.router.balance.examine import CandidateView
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import NoWorker
 from vllama_pool.router.routing.asker import Asker
-from vllama_pool.router.routing.resolution import Resolution, UnknownModel, served_name
+from vllama_pool.router.routing.resolution import Absent, Resolution, UnknownModel, served_name
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.routing.rights import Rights
 from vllama_pool.router.routing.rules import REASONS, Match
@@ -24,7 +24,7 @@ from vllama_pool.router.routing.splits import shares_of
 
 MAX_NEAR = 5
 """Names that are suggested in place of an unknown one."""
-ROUTED, REFUSED, UNKNOWN = "routed", "refused", "unknown"
+ROUTED, WAITS, REFUSED, UNKNOWN = "routed", "waits", "refused", "unknown"
 BY_NAME, BY_ALIAS, BY_PATTERN, SERVED, VIRTUAL = "name", "alias", "pattern", "served", "virtual"
 
 
@@ -86,9 +86,11 @@ class FallbackView(msgspec.Struct, frozen=True, omit_defaults=True):
 class Explanation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     requested: str
     outcome: str
-    """routed; refused: no worker, or set aside; unknown."""
+    """routed; waits: for a worker to join; refused: no worker, or set aside; unknown."""
     error: str = ""
-    """Of a request that is not routed."""
+    """Of a request that is not routed, and why one waits."""
+    waiting: int = 0
+    """Requests of the model that wait in the router process that answers. Not counted by `explain`."""
     near: tuple[str, ...] = ()
     """Known names that resemble an unknown one. Not searched by `explain`."""
     revision: str = ""
@@ -136,7 +138,7 @@ def _explain(routes: ModelRoutes, pool: Pool, subject: Subject, now: float, rng:
     except NoWorker as error:
         return Explanation(
             requested=name,
-            outcome=REFUSED,
+            outcome=WAITS if isinstance(error, Absent) else REFUSED,
             error=error.text,
             revision=routes.revision,
             rule=_rule(routes, name, routed, error.model),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,15 @@ class RefusedRequest(msgspec.Struct, frozen=True):
     """Until it is accepted again."""
 
 
+class WaitingRequests(msgspec.Struct, frozen=True):
+    """Requests of a model that wait in the router."""
+
+    model: str
+    requests: int
+    absent: bool = False
+    """True if some wait because the model has no healthy worker."""
+
+
 class ProcessReport(msgspec.Struct, frozen=True):
     workers: tuple[WorkerView, ...]
     registry_up: bool
@@ -42,6 +51,7 @@ class ProcessReport(msgspec.Struct, frozen=True):
     panics: tuple[str, ...] = ()
     """Models of which so few workers are healthy that breakers are ignored."""
     refused: tuple[RefusedRequest, ...] = ()
+    waiting: tuple[WaitingRequests, ...] = ()
 
 
 class Processes(msgspec.Struct, frozen=True):
@@ -66,6 +76,8 @@ class WorkersPage(msgspec.Struct, frozen=True):
     """Models for which a process ignores breakers, as less than half of their workers are healthy."""
     refused: tuple[RefusedRequest, ...] = ()
     """Of all processes."""
+    waiting: tuple[WaitingRequests, ...] = ()
+    """In all processes together, by model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +103,17 @@ def workers_page(reports: ProcessReports) -> WorkersPage:
         tuple(sorted({one for report in reports.by_process.values() for one in report.drained} - views.keys())),
         tuple(sorted({name for report in reports.by_process.values() for name in report.panics})),
         tuple({one.digest: one for report in reports.by_process.values() for one in report.refused}.values()),
+        _sum_waiting(each for report in reports.by_process.values() for each in report.waiting),
     )
+
+
+def _sum_waiting(waiting: Iterable[WaitingRequests]) -> tuple[WaitingRequests, ...]:
+    sums: dict[str, WaitingRequests] = {}
+    for each in waiting:
+        before = sums.get(each.model, WaitingRequests(each.model, 0))
+        absent = before.absent or each.absent
+        sums[each.model] = WaitingRequests(each.model, before.requests + each.requests, absent)
+    return tuple(sums[model] for model in sorted(sums))
 
 
 def routing_files(reports: ProcessReports) -> dict[str, RoutingFileState]:

@@ -10,6 +10,7 @@ from vllama_pool.config.printable import printable
 from vllama_pool.config.redaction import redacted
 from vllama_pool.router.cli.commands.router_client import RouterClient, json_option, url_option
 from vllama_pool.router.cli.commands.terminal import output, show
+from vllama_pool.router.cli.explanation_text import requests_text
 from vllama_pool.router.cli.routing_file_text import problem_lines, revision_lines
 from vllama_pool.router.cli.tables import workers_table
 from vllama_pool.router.telemetry.aggregate import WorkersPage
@@ -22,7 +23,8 @@ def command(base_url: str | None, as_json: bool) -> None:
     """Show each worker's models, state and load, as the router sees them.
 
     RUN is running requests and slots, WAIT is requests that wait in vLLM, KV is the used part of the KV cache. Below
-    the table is the live revision of the routing file, and why the file as it is now is refused.
+    the table are the requests that wait in the router, by model, the live revision of the routing file, and why the
+    file as it is now is refused.
     """
     router = RouterClient(base_url)
     answer = router.get("/admin/workers")
@@ -34,6 +36,9 @@ def command(base_url: str | None, as_json: bool) -> None:
     show(terminal, [workers_table(page.workers, terminal.width)] if page.workers else [])
     if not page.workers:
         click.echo("no workers; start one with: vllama worker --model MODEL")
+    for each in page.waiting:
+        reason = "no worker is available" if each.absent else "the workers or places are full"
+        click.echo(printable(f"{each.model}: {requests_text(each.requests)} waiting in the router, as {reason}"))
     for worker_id in page.drained_absent:
         click.echo(printable(f"{worker_id} is drained and absent; vllama undrain {worker_id} ends that"))
     for refused in page.refused:

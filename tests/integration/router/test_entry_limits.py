@@ -76,6 +76,29 @@ async def test_a_request_that_waited_too_long_is_refused(tmp_path: Path) -> None
         first.cancel()
 
 
+async def test_a_header_or_an_unlisted_key_makes_no_tenant_of_its_own(tmp_path: Path) -> None:
+    names = ("authorization", "x-api-key", "x-tenant", "x-user-id", "openai-organization", "x-forwarded-for")
+    claims = [{name: value} for name in names for value in ("Bearer vip", "10.9.8.7")]
+    async with fleet(tmp_path, {"a": QUICK}, table=limited("{concurrency: 1}")) as running:
+        running["a"].set_faults([faults.Hang(paths=(CHAT.worker_path,))])
+        first = asyncio.create_task(ask(running, CHAT))
+        await auntil(lambda: _is(running, "vllama_queue_in_progress", 1), 10, "the first request to be in progress")
+        answered: list[int] = []
+
+        async def numbered(number: int, headers: dict[str, str]) -> None:
+            assert (await ask(running, CHAT, **headers)).status_code == 200
+            answered.append(number)
+
+        tasks = []
+        for number, headers in enumerate([{}, {}, *claims]):
+            tasks.append(asyncio.create_task(numbered(number, headers)))
+            await auntil(lambda: _is(running, "vllama_queue_waiting", len(tasks)), 10, "one more to wait")
+        running["a"].set_faults([])
+        first.cancel()
+        await asyncio.gather(*tasks)
+        assert answered == sorted(answered), "a tenant of its own would have had its turn before the second request"
+
+
 async def test_clients_that_leave_the_queue_make_room_and_leave_nothing_behind(tmp_path: Path) -> None:
     async with fleet(tmp_path, {"a": QUICK}, table=limited("{concurrency: 1, queue: 5}")) as running:
         running["a"].set_faults([faults.Hang(paths=(CHAT.worker_path,))])

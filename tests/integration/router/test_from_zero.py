@@ -181,6 +181,23 @@ async def test_a_fallback_answers_at_once_while_the_model_has_no_worker(tmp_path
         assert running["b"].requests[CHAT.worker_path] == 1
 
 
+async def test_operators_see_the_requests_that_wait(tmp_path: Path) -> None:
+    async with fleet(tmp_path, {"a": QUICK}, table=table()) as running:
+        await leave(running)
+        tasks = [asyncio.create_task(ask(running)) for _ in range(2)]
+        await until_waiting(running, 2)
+        page = (await running.http.get("/admin/workers")).json()
+        assert page["waiting"] == [{"model": "tiny", "requests": 2, "absent": True}]
+        explained = (await running.http.get("/admin/explain", params={"model": "tiny"})).json()
+        assert (explained["outcome"], explained["waiting"]) == ("waits", 2)
+        ready = (await running.http.get("/readyz", params={"model": "tiny"})).json()
+        assert ready["models"]["tiny:latest"]["waiting"] == 2
+        assert 'vllama_model_wanted{model="tiny"} 1.0' in (await running.http.get("/metrics")).text
+        await running.workers["a"].join()
+        assert [answer.status_code for answer in await asyncio.gather(*tasks)] == [200, 200]
+        assert (await running.http.get("/admin/workers")).json()["waiting"] == []
+
+
 async def test_requests_that_wait_for_capacity_outlive_the_last_worker(tmp_path: Path) -> None:
     slow = Options(model="tiny", tokens_per_second=100, ttft=0.001, answer_tokens=40, slots=1)
     async with fleet(tmp_path, {"a": slow, "b": QUICK}, table=parse(b"models: {tiny: {}}\n")) as running:
@@ -191,10 +208,11 @@ async def test_requests_that_wait_for_capacity_outlive_the_last_worker(tmp_path:
         await running.workers["a"].fall_silent()
         await running.registry.deregister("a", 1)
 
-        async def refused() -> bool:
-            return (await ask(running)).status_code == 503
+        async def gone() -> bool:
+            return "a" not in await running.states()
 
-        await auntil(refused, 10, "new requests to be refused")
+        await auntil(gone, 10, "the worker to be gone")
+        assert (await ask(running)).status_code == 503, "a new request does not wait"
         assert [task.done() and task.result().status_code != 200 for task in tasks] == [False] * 6
         running.workers["b"].state = WorkerState.READY
         await running.workers["b"].join()

@@ -59,6 +59,7 @@ async def serving(app: Any) -> AsyncIterator[str]:
         access_log=False,
         log_level="error",
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=60,  # longer than httpx keeps its own, so that no request meets the end of a connection
         timeout_graceful_shutdown=2,
     )

@@ -112,6 +112,13 @@ def test_errors_of_a_server_are_printed_without_control_characters(router: Serve
     assert SHOWN in result.stderr
 
 
+def test_ps_shows_the_requests_that_wait_in_the_router_by_model(router: Serve) -> None:
+    waiting = [{"model": "m", "requests": 1, "absent": True}, {"model": "n", "requests": 3, "absent": False}]
+    result = vllama("ps", "--url", router(200, {"workers": [], "registry_up": True, "waiting": waiting}))
+    assert "m: 1 request waiting in the router, as no worker is available" in result.stdout
+    assert "n: 3 requests waiting in the router, as the workers or places are full" in result.stdout
+
+
 def test_ps_drops_columns_on_a_narrow_terminal_instead_of_breaking_words() -> None:
     worker = msgspec.convert(WORKER, WorkerView)
     wide, narrow = (print_out(workers_table([worker], width), width) for width in (130, 90))

@@ -196,6 +196,24 @@ fallbacks
     )
 
 
+def test_a_request_that_waits_for_a_worker_shows_why_and_how_many_wait() -> None:
+    explanation = Explanation(
+        requested="m",
+        outcome="waits",
+        error="no worker is available",
+        rule=RuleView("m", "name", policy="least-load"),
+        waiting=2,
+    )
+    assert (
+        explanation_text(explanation)
+        == """\
+m waits for a worker to join: no worker is available
+  rule     'm', by its name
+  policy   least-load
+  waiting  2 requests"""
+    )
+
+
 def test_served_and_virtual_models() -> None:
     rule = RuleView("org/x", "served", virtual="mine", policy="least-load")
     explanation = Explanation(requested="mine", outcome="routed", rule=rule, chosen="a", chosen_model="org/x")

@@ -12,6 +12,7 @@ from litestar import Litestar
 from tests.support.asgi import Scope, http_client
 from tests.support.balance import DRAINING, Clock, found, pool_of
 from tests.support.tables import routing_table
+from vllama_pool.router.admission.admission import Waiting
 from vllama_pool.router.admission.grant import GRANT, NAMELESS, Grant
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.handlers.health import ReadyView, Sources, health_routes
@@ -22,12 +23,6 @@ from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
 from vllama_pool.router.telemetry.ready_page import Policy
 
 TABLE = routing_table(models={"repaired": {"serve": "m", "maintenance": "until noon"}, "unserved": {"serve": "x"}})
-
-
-@dataclass
-class Queue:
-    waiting: int
-    in_progress: int = 0
 
 
 @dataclass
@@ -49,7 +44,7 @@ class Router:
                 self.readiness,
                 self.pool,
                 lambda: routes,
-                queues=lambda: [("m", Queue(5))],
+                waiting=lambda: [Waiting("m", 5, absent=False)],
                 registry_read=lambda: self.registry_read,
                 now=self.clock,
                 on_asked=self.asked.append,

@@ -88,10 +88,10 @@ async def test_a_prompt_is_shortened_at_once_without_a_larger_replica() -> None:
 
 
 async def test_a_prompt_is_not_shortened_while_the_larger_replica_is_busy() -> None:
-    fleet = sizes(a1024=[too_long(1024)], c4096=[status(429, "busy")])
+    fleet = sizes(a1024=[too_long(1024)], c4096=[status(429, "busy")] * 3)
     error = await fleet.refusal()
     assert (error.status, error.text) == (429, "busy")
-    assert fleet.upstream.workers == ["a1024", "c4096"]
+    assert fleet.upstream.workers == ["a1024", "c4096", "c4096", "c4096"]
 
 
 async def test_a_prompt_is_shortened_if_the_larger_replica_is_known_to_be_out() -> None:

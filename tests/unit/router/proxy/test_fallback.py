@@ -204,11 +204,14 @@ async def test_a_request_makes_a_bounded_number_of_attempts_and_moves() -> None:
     await fleet.refusal()
     assert len(fleet.upstream.sent) == fleet.record.attempts == MAX_ATTEMPTS
 
-    scripts = {f"{name}-0": [status(429)] for name in ("m", *names)}
+    scripts = {f"{name}-0": [status(429)] * 10 for name in ("m", *names)}
     fleet = Fleet(table=routing_table(models=models), models=served, **scripts)
     await fleet.refusal()
     assert len(fleet.record.fallbacks) == MAX_FALLBACKS
-    assert len(set(fleet.upstream.workers)) == len(fleet.upstream.workers) == MAX_FALLBACKS + 1
+    *others, last = fleet.upstream.workers[: MAX_FALLBACKS + 1]
+    assert len({*others, last}) == MAX_FALLBACKS + 1
+    assert set(fleet.upstream.workers[MAX_FALLBACKS + 1 :]) == {last}, "it waits for the last model again"
+    assert fleet.record.attempts == MAX_ATTEMPTS
 
 
 async def test_a_model_in_several_chains_is_asked_once() -> None:

@@ -12,6 +12,7 @@ from vllama_pool.router.telemetry.aggregate import (
     Processes,
     ProcessReport,
     ProcessReports,
+    WaitingRequests,
     metrics_page,
     workers_page,
 )
@@ -94,6 +95,13 @@ def test_the_page_has_the_problem_of_the_first_process_without_a_registry() -> N
 def test_the_page_has_the_models_in_a_panic_of_any_process() -> None:
     one, two = (msgspec.structs.replace(report(), panics=panics) for panics in (("n", "m"), ("m",)))
     assert workers_page(ProcessReports(2, {0: one, 1: two})).panics == ("m", "n")
+
+
+def test_the_page_sums_the_requests_that_wait_in_all_processes_by_model() -> None:
+    first = ProcessReport((), True, [], waiting=(WaitingRequests("n", 1), WaitingRequests("m", 2)))
+    second = ProcessReport((), True, [], waiting=(WaitingRequests("m", 3, absent=True),))
+    page = workers_page(ProcessReports(3, {0: first, 1: second, 2: report(worker())}))
+    assert page.waiting == (WaitingRequests("m", 5, absent=True), WaitingRequests("n", 1))
 
 
 def test_metrics_of_one_process_have_no_process_label() -> None:
