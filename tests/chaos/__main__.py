@@ -18,8 +18,8 @@ from typing import TextIO
 import uvloop
 
 from tests.chaos import leaks, soak
-from tests.chaos.matrix import chosen
-from tests.chaos.report import details, markdown, summary, table
+from tests.chaos.matrix import chosen, matrix
+from tests.chaos.report import details, dump, load, markdown, summary, table
 from tests.chaos.row import Finding, Row, Stage
 
 
@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="the full sizes and durations")
     parser.add_argument("--patience", type=float, default=1.0, help="multiplies the bounds of time")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table between the file's markers")
+    parser.add_argument("--findings", type=Path, metavar="FILE", help="add to earlier findings, of other rows")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the logs of all processes here")
     parser.add_argument("--soak", type=_seconds, metavar="TIME", help="70 %% load with kills instead, such as 20m")
     parser.add_argument("--leavings", type=int, metavar="N", help="let so many clients leave instead, such as 10000")
@@ -45,12 +46,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = args.logs or Path(temporary)
         findings = uvloop.run(run(rows, folder, full=args.full, patience=args.patience))
+    if args.findings:
+        with args.findings.open("a") as file:
+            file.writelines(map(dump, findings))
+        findings = load(args.findings.read_text(), matrix().all())
     findings = sorted(findings, key=lambda finding: finding.row.number)
     _say(table(findings))
     _say(details(findings))
     _say(summary(findings))
     if args.markdown:
-        write_table(args.markdown, markdown(findings, full=args.full))
+        write_table(args.markdown, markdown(findings, full=args.full, patience=args.patience))
     return 0 if all(finding.passed or finding.skipped for finding in findings) else 1
 
 

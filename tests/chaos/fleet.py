@@ -17,7 +17,8 @@ from tests.support.clocks.shifted_clock import ShiftedClock, build
 
 SECRET = "chaos" * 7
 ROUTERS, WORKERS = 2, 3
-ROUTING = "workers: []\n"
+ROUTING = "workers: []\nreload: {orphans: allow}\n"
+"""Models of earlier rows may go."""
 FLAGS = ("--max-num-seqs", "32", "--max-model-len", "4096", "--tokens-per-second", "25", "--ttft", "0.1")
 """An answer of 24 tokens takes a second, and three workers have places for all clients."""
 

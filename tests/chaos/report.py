@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 
-from tests.chaos.row import Finding
+from tests.chaos.row import Finding, Row
 
 HEAD = ("row", "fault", "requests", "lost", "errors", "allowed errors", "recovery", "result")
 
@@ -44,6 +46,23 @@ def summary(findings: Sequence[Finding]) -> str:
     )
 
 
+def dump(finding: Finding) -> str:
+    """Return a line for a file of findings."""
+    members = {each.name: getattr(finding, each.name) for each in fields(finding)}
+    return json.dumps({**members, "row": finding.row.name}) + "\n"
+
+
+def load(lines: str, rows: Iterable[Row]) -> list[Finding]:
+    """Return the latest finding of each row. Raises KeyError for a row that does not exist."""
+    by_name = {row.name: row for row in rows}
+    latest = {each["row"]: each for each in map(json.loads, lines.splitlines())}
+    lists = ("problems", "notes")
+    return [
+        Finding(**{**each, "row": by_name[name], **{one: tuple(each[one]) for one in lists}})
+        for name, each in latest.items()
+    ]
+
+
 def details(findings: Iterable[Finding]) -> str:
     lines = []
     for finding in findings:
@@ -52,11 +71,12 @@ def details(findings: Iterable[Finding]) -> str:
     return "\n".join(lines)
 
 
-def markdown(findings: Sequence[Finding], *, full: bool) -> str:
+def markdown(findings: Sequence[Finding], *, full: bool, patience: float = 1.0) -> str:
     size = "full" if full else "small"
+    bounds = "" if patience == 1 else f", with bounds of time x {patience:g}"
     head = ("row", "fault", "what it proves", *HEAD[2:])
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for finding in findings:
         name, fault, *rest = cells(finding)
         lines.append(f"| {' | '.join((name, fault, finding.row.proves, *rest))} |")
-    return f"The {size} matrix: {summary(findings)}.\n\n" + "\n".join(lines) + "\n"
+    return f"The {size} matrix{bounds}: {summary(findings)}.\n\n" + "\n".join(lines) + "\n"

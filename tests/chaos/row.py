@@ -82,7 +82,7 @@ class Scene:
 
     async def route(self, models: str = "{}", **workers: str) -> None:
         """Save a routing file with these models and static workers, URLs by name. Wait until routers use them."""
-        lines = [f"models: {models}", "workers:" if workers else "workers: []"]
+        lines = ["reload: {orphans: allow}", f"models: {models}", "workers:" if workers else "workers: []"]
         lines += [f"  - {{name: {name}, url: '{url}'}}" for name, url in workers.items()]
         await asyncio.to_thread(self.fleet.routing_file.write_text, "\n".join(lines) + "\n")
 

@@ -15,6 +15,7 @@ from tests.chaos.rows.workers import out
 from tests.support.clocks.shifted_clock import HOUR, can_shift
 
 BROKEN = "models: {front: {serve: m"
+GOOD = "reload: {orphans: allow}\nmodels: {front: {serve: m}, fresh: {serve: m}}\n"
 CLOCKS = Plan(clocks=can_shift())
 STEPS: tuple[Mapping[str, int], ...] = (
     {"registry": 1},
@@ -90,7 +91,7 @@ async def broken_file(scene: Scene) -> None:
             await scene.recovers(noticed, 2, f"the error metric counts {text!r}")
         await load.until_complete(25)
         start = time.monotonic()
-        await asyncio.to_thread(file.write_text, "models: {front: {serve: m}, fresh: {serve: m}}\n")
+        await asyncio.to_thread(file.write_text, GOOD)
 
         async def live() -> bool:
             listed = [(await each.get("/api/tags")).json()["models"] for each in scene.fleet.routers]

@@ -16,7 +16,7 @@ Page = dict[str, dict[str, Any]]
 IMPATIENT = Plan(router_env={"VLLAMA_STALL_TIMEOUT": "3s"})
 """Routers that wait for a silent worker for three seconds only."""
 STREAMS = (Route.CHAT_STREAM, Route.V1_STREAM)
-OLLAMA = (Route.CHAT_STREAM, Route.CHAT)
+OLLAMA = (Route.CHAT_STREAM, Route.CHAT_STREAM, Route.CHAT_STREAM, Route.CHAT)
 FAIR = 1 / 3
 """A worker's share."""
 
@@ -235,13 +235,20 @@ def slowest(load: Load) -> float:
 
 
 async def kill_while_it_answers(scene: Scene) -> None:
-    """Kill a worker that runs at least five requests."""
+    """Kill a worker that runs at least five requests, most of which have begun to answer."""
     victim = scene.fleet.workers[0]
+    tokens: list[int] = []
+    """Counts while it runs five requests."""
 
     async def busy() -> bool:
-        return int((await victim.stats()).get("running", 0)) >= 5
+        stats = await victim.stats()
+        if int(stats.get("running", 0)) < 5:
+            tokens.clear()
+            return False
+        tokens.append(int(stats["tokens"]))
+        return tokens[-1] - tokens[0] >= 5 * 4
 
-    await scene.until(busy, 10, f"{victim.name} runs five requests")
+    await scene.until(busy, 10, f"{victim.name} answers five requests")
     victim.kill_vllm()
 
 

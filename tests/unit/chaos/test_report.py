@@ -1,5 +1,5 @@
 from tests.chaos.fleet import USUAL
-from tests.chaos.report import cells, markdown, summary, table
+from tests.chaos.report import cells, dump, load, markdown, summary, table
 from tests.chaos.row import Finding, Row, Scene
 
 
@@ -42,3 +42,9 @@ def test_the_markdown_has_a_line_for_each_row_and_says_what_it_proves() -> None:
     text = markdown([PASSED, FAILED], full=True)
     assert text.startswith("The full matrix: 1 of 2 rows passed")
     assert "| F2 | the fault of F2 | Nothing is lost. | 10 | 1 | 0 | none | - | FAIL |" in text
+
+
+def test_findings_of_several_runs_make_one_table() -> None:
+    again = Finding(FAILED.row, requests=12, notes=("slow",))
+    lines = "".join(map(dump, [PASSED, FAILED, again]))
+    assert load(lines, [PASSED.row, FAILED.row]) == [PASSED, again]
