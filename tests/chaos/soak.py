@@ -26,6 +26,8 @@ KILLS = 30.0
 SETTLED = 300.0
 """Seconds after which memory must be flat; a quarter of a shorter run."""
 TOLERANCE = 0.05
+MENDED = 60.0
+"""Seconds until the fleet is whole again, on a busy machine."""
 PERIOD = 10
 """Samples between two points of the curve of answers."""
 PROGRESS = 60
@@ -45,7 +47,7 @@ class Soak:
     """What a run has seen. Times are seconds since its start."""
 
     names: Sequence[str] = ()
-    """Of the routers and the agents."""
+    """Of the routers."""
     memory: list[tuple[float, tuple[int, ...]]] = field(default_factory=list)
     """Bytes of each of them, every second."""
     answered: list[tuple[float, int]] = field(default_factory=list)
@@ -88,7 +90,6 @@ class Soak:
         memory = [
             Series(name, [(at, sizes[index] / MIB) for at, sizes in self.memory])
             for index, name in enumerate(self.names)
-            if name.startswith("router")
         ]
         title = f"answers per second; {len(self.kills)} kills, {len(self.lost)} lost"
         return svg(
@@ -115,9 +116,8 @@ async def run(folder: Path, seconds: float, every: float = KILLS) -> Soak:
     """Run the soak. Raises AssertionError if the fleet does not start."""
     async with fleet(folder, PLAN) as running:
         soak, load = Soak(), Load(lambda: running.ports, "the soak", clients=CLIENTS, tokens=24)
-        lasting = [*running.routers, *running.workers]
-        soak.names = [child.name for child in lasting]
-        processes = [psutil.Process(child.pid) for child in lasting]
+        soak.names = [router.name for router in running.routers]
+        processes = [psutil.Process(router.pid) for router in running.routers]
         start = time.monotonic()
         async with load.running(ramp=2):
             killing = asyncio.create_task(_kill(running, soak, start, every))
@@ -146,9 +146,12 @@ def _collect(load: Load, soak: Soak) -> None:
 
 
 async def _kill(running: Fleet, soak: Soak, start: float, every: float) -> None:
-    """Kill one worker after the other at fixed times, or later once the fleet is whole."""
+    """Kill one worker after the other with its agent, and start both again: an agent alone would pause before it
+    starts a vLLM that dies so often."""
     for number in itertools.count():
         await asyncio.sleep(start + every * (number + 1) - time.monotonic())
-        await wait_until(running.whole, 60, "the fleet is whole before the next kill")
-        running.workers[number % len(running.workers)].kill_vllm()
+        await wait_until(running.whole, MENDED, "the fleet is whole before the next kill")
+        victim = running.workers[number % len(running.workers)]
+        victim.kill_host()
         soak.kills.append(time.monotonic() - start)
+        victim.start()
