@@ -57,6 +57,8 @@ def unserved_targets(live: Live) -> Iterator[Remark]:
         groups = dict(live.routes.targets(match, name, live.pool))
         for index, target in enumerate(entry.targets(name)):
             path: KeyPath = ("models", name, "serve", *((index,) if isinstance(entry.serve, tuple) else ()))
+            if target not in groups and match.rule.from_zero:
+                continue  # its requests wait for a worker
             if target not in groups:
                 yield Remark(path, f"no live worker serves '{target.model}'; start one, or correct the name")
             elif not len(groups[target]):

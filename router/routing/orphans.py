@@ -25,7 +25,8 @@ def find_orphans(
     """Return those names, sorted, that some worker serves under the old table and none would under the new one.
 
     The workers' state does not matter: a model whose workers are down is served. Workers that the table adds get the
-    benefit of the doubt for names that the new table or a removed worker knows.
+    benefit of the doubt for names that the new table or a removed worker knows. The requests of a model that starts from
+    zero wait for a worker.
     """
     return tuple(sorted({name for name in names if _is_orphan(name, old, new, pool, changes)}))
 
@@ -33,7 +34,8 @@ def find_orphans(
 def _is_orphan(name: str, old: ModelRoutes, new: ModelRoutes, pool: Pool, changes: WorkerChanges) -> bool:
     if not _workers(name, old, pool) or _workers(name, new, pool) - set(changes.removed):
         return False
-    return not (changes.added and new.find(name, pool) is not None)
+    listed = new.find(name, pool)
+    return listed is None or not (changes.added or listed.assumed is not None)
 
 
 def _workers(name: str, routes: ModelRoutes, pool: Pool) -> set[str]:

@@ -57,6 +57,10 @@ def test_a_target_that_no_live_worker_serves(serve: Any, path: tuple[int, ...]) 
     ]
 
 
+def test_a_model_that_starts_from_zero_may_have_no_worker() -> None:
+    assert remarks(models={"m": {"serve": "nobody", "scale": {"from_zero": True}}}) == []
+
+
 def test_a_target_whose_workers_lack_the_tags() -> None:
     assert remarks(models={"m": {"serve": "org/y", "workers": {"require": ["old"]}}}) == [
         Remark(("models", "m", "serve"), "no live worker that serves 'org/y' has the tags; correct the selector")

@@ -45,6 +45,7 @@ def orphans(pool: Pool, new: dict[str, Any], *names: str, removed: Collection[st
         ({"chat": {"serve": "org/bgi"}}, ("chat",), "chat"),
         ({"chat": {"serve": ["org/bgi", "org/small"]}}, ("chat",), ""),
         ({"chat": {"serve": "org/bgi", "fallback": ["org/small"]}}, ("chat", "bot"), "bot"),
+        ({"chat": {"serve": "org/later", "scale": {"from_zero": True}}}, ("chat", "bot"), "bot"),
         ({}, ("mine",), "mine"),
         ({}, (), ""),
     ],
