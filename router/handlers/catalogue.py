@@ -53,7 +53,7 @@ def catalogue_routes(
             for listed in routes().list_models(pool, rights_of(request))
             if listed.replicas and (listed.virtual is None or expiry.lives(listed.name, now))
         ]
-        return _json(catalogue.ps(running, lambda name: expiry.expires(name, now) + offset))
+        return _json(catalogue.ps(running, lambda name: expiry.expires(name, now, offset)))
 
     @route("/api/version", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
     def version_page() -> Response[bytes]:

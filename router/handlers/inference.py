@@ -98,7 +98,7 @@ class InferenceHandler:
             request = decode(body) if len(body) <= DECODED_INLINE else await decode_body(decode, body)
             record.requested, record.stream = request.model[:LOGGED_TEXT_LENGTH], request.stream
             call, direct = self._route(operation, request, scope, Decision(record, arrived, len(body)), grant, trace)
-            use = self.expiry.begin(call.resolution.listed, request.keep_alive, arrived)
+            use = self.expiry.begin(call.resolution.listed, request.keep_alive, arrived, self.clock.time_ns())
             del request, body  # the prompt, which `call` forgets when the response begins
             try:
                 if direct is None:

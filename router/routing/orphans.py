@@ -25,8 +25,8 @@ def find_orphans(
     """Return those names, sorted, that some worker serves under the old table and none would under the new one.
 
     The workers' state does not matter: a model whose workers are down is served. Workers that the table adds get the
-    benefit of the doubt for names that the new table or a removed worker knows. The requests of a model that starts from
-    zero wait for a worker.
+    benefit of the doubt for names that the new table or a removed worker knows. Requests of a model that
+    starts from zero wait for a worker.
     """
     return tuple(sorted({name for name in names if _is_orphan(name, old, new, pool, changes)}))
 

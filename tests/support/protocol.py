@@ -81,4 +81,4 @@ def objects(answer: bytes) -> list[dict[str, Any]]:
 
 def use_once(expiry: ExpiryTracker, model: str, keep_alive: int | None, at: int) -> None:
     """Begin and end a request at once, at this monotonic time in nanoseconds."""
-    expiry.begin(model, keep_alive, at).end(at)
+    expiry.begin(model, keep_alive, at, at).end(at)

@@ -1,6 +1,7 @@
 """When models expire for /api/ps (R093). Models stay loaded regardless.
 
-All times are monotonic nanoseconds, which all processes of a machine share: a clock that is set moves no expiry.
+All times are monotonic nanoseconds, which all processes of a machine share: a clock that is set moves no expiry. The
+shown time takes its difference to Unix time from the request, so that all processes show the same.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class LastUse(msgspec.Struct, frozen=True, array_like=True):
     """Its begin, or its end."""
     lifetime: int
     """Nanoseconds from the end on."""
+    offset: int = 0
+    """From monotonic to Unix time, at the begin."""
     set_at: int = 0
     """Time of the `keep_alive` that set the lifetime, or that the model has outlived; 0 for none."""
 
@@ -43,17 +46,17 @@ class ModelUses(msgspec.Struct, frozen=True, array_like=True):
 class _Model:
     """A model's last use, and its requests in progress. The fields are those of LastUse."""
 
-    __slots__ = ("at", "lifetime", "running", "set_at")
+    __slots__ = ("at", "lifetime", "offset", "running", "set_at")
 
     def __init__(self, use: LastUse) -> None:
         self.running = 0
         self.set(use)
 
     def set(self, use: LastUse) -> None:
-        self.at, self.lifetime, self.set_at = use.at, use.lifetime, use.set_at
+        self.at, self.lifetime, self.offset, self.set_at = use.at, use.lifetime, use.offset, use.set_at
 
     def last_use(self) -> LastUse:
-        return LastUse(self.at, self.lifetime, self.set_at)
+        return LastUse(self.at, self.lifetime, self.offset, self.set_at)
 
 
 class ExpiryTracker:
@@ -69,8 +72,8 @@ class ExpiryTracker:
         self._models: dict[str, _Model] = {}
         self._running_elsewhere: frozenset[str] = frozenset()
 
-    def begin(self, model: str, keep_alive: int | None, at: int) -> RunningUse:
-        """Count a request that generates. The model is loaded until its end at least."""
+    def begin(self, model: str, keep_alive: int | None, at: int, now: int) -> RunningUse:
+        """Count a request that generates. The model is loaded until its end at least. `now`: Unix nanoseconds."""
         used = self._models.get(model)
         if used is None:
             used = self._add(model, LastUse(at, self._default))
@@ -78,7 +81,7 @@ class ExpiryTracker:
             used.lifetime, used.set_at = int(keep_alive), at
         elif not used.running and used.at + used.lifetime <= at and model not in self._running_elsewhere:
             used.lifetime = self._default
-        used.at = at
+        used.at, used.offset = at, now - at
         used.running += 1
         return RunningUse(used)
 
@@ -106,13 +109,16 @@ class ExpiryTracker:
             return True
         return use is not None and use.at + use.lifetime > now
 
-    def expires(self, model: str, now: int) -> int:
-        """An expired model counts as just loaded, because clients show a past time as stopping."""
+    def expires(self, model: str, now: int, offset: int) -> int:
+        """Return Unix nanoseconds. `offset`: from monotonic to Unix time.
+
+        An expired model counts as just loaded, because clients show a past time as stopping.
+        """
         use = self._models.get(model)
-        at, lifetime = (use.at, use.lifetime) if use else (now, self._default)
-        if at + lifetime <= now:
-            at, lifetime = now, self._default or OLLAMA_DEFAULT
-        return at + lifetime
+        if use is None or use.at + use.lifetime <= now:
+            return now + offset + (self._default or OLLAMA_DEFAULT)
+        was_set = abs(offset - use.offset) > SECOND
+        return use.at + use.lifetime + (offset if was_set else use.offset)
 
     def _later(self, one: LastUse, other: LastUse) -> LastUse:
         """Return the later use, with the later `keep_alive` unless the model had lapsed in between."""
@@ -120,7 +126,7 @@ class ExpiryTracker:
         if early.set_at <= late.set_at:
             return late
         lifetime = early.lifetime if late.at < early.lapses_at else self._default
-        return LastUse(late.at, lifetime, early.set_at)
+        return LastUse(late.at, lifetime, late.offset, early.set_at)
 
     def _add(self, name: str, use: LastUse) -> _Model:
         if len(self._models) >= MAX_MODELS:

@@ -138,7 +138,7 @@ async def test_ps_counts_the_uses_in_all_processes() -> None:
     assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]
     use_once(routes.elsewhere, "mario:latest", 0, at=now - 3)
     assert await routes.names("/api/ps") == ["m:latest"]
-    use = routes.elsewhere.begin("mario:latest", 0, at=now - 2)
+    use = routes.elsewhere.begin("mario:latest", 0, at=now - 2, now=now - 2)
     assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]
     use.end(at=now - 1)
     assert await routes.names("/api/ps") == ["m:latest"]

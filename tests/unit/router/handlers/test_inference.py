@@ -472,7 +472,7 @@ async def test_keep_alive_counts_from_the_end_of_the_request_also_if_it_fails(fa
     await router.respond(stream=False, keep_alive="10s")
     use = router.expiry.uses().last["m:latest"]
     assert use.at > ARRIVAL
-    assert router.expiry.expires("m:latest", use.at) == use.at + 10 * 10**9
+    assert router.expiry.expires("m:latest", use.at, use.offset) == use.at + use.offset + 10 * 10**9
 
 
 async def test_a_use_is_noted_before_the_client_has_its_whole_answer() -> None:

@@ -46,21 +46,21 @@ def test_the_system_clock_advances() -> None:
 @pytest.mark.rule(93)
 def test_expires_is_the_last_requests_end_plus_keep_alive() -> None:
     expiry = ExpiryTracker(default=300 * SECOND)
-    assert expiry.expires("x", 1000) == 1000 + 300 * SECOND
+    assert expiry.expires("x", 1000, 0) == 1000 + 300 * SECOND
     use_once(expiry, "x", 3600 * SECOND, 1000)
-    assert expiry.expires("x", 2000) == 1000 + 3600 * SECOND
+    assert expiry.expires("x", 2000, 0) == 1000 + 3600 * SECOND
     use_once(expiry, "x", None, 3000)
-    assert expiry.expires("x", 4000) == 3000 + 3600 * SECOND
+    assert expiry.expires("x", 4000, 0) == 3000 + 3600 * SECOND
     use_once(expiry, "x", FOREVER, 5000)
-    assert rfc3339(expiry.expires("x", 1_795_375_700 * SECOND)) > "2262"
+    assert rfc3339(expiry.expires("x", 1_795_375_700 * SECOND, 0)) > "2262"
 
 
 @pytest.mark.rule(187)
 def test_a_zero_default_does_not_expire_in_the_past() -> None:
     expiry = ExpiryTracker(default=0)
-    assert expiry.expires("x", 1000) == 1000 + 300 * SECOND
+    assert expiry.expires("x", 1000, 0) == 1000 + 300 * SECOND
     use_once(expiry, "x", None, 1000)
-    assert expiry.expires("x", 2000) > 2000
+    assert expiry.expires("x", 2000, 0) > 2000
 
 
 @pytest.mark.rule(41, 22)
@@ -74,4 +74,4 @@ def test_every_timestamp_is_parsed_by_python_as_in_open_webui(unix_ns: int) -> N
 def test_an_expired_model_counts_as_just_loaded() -> None:
     expiry = ExpiryTracker(default=-1)
     use_once(expiry, "x", 0, 1000)
-    assert expiry.expires("x", 2000) == 2000 + FOREVER
+    assert expiry.expires("x", 2000, 0) == 2000 + FOREVER

@@ -37,17 +37,17 @@ def test_the_least_recently_used_models_are_forgotten() -> None:
 
 def test_the_number_of_models_is_bounded_and_a_running_one_is_never_forgotten() -> None:
     expiry = ExpiryTracker(MINUTE)
-    running = expiry.begin("running", 2 * MINUTE, 0)
+    running = expiry.begin("running", 2 * MINUTE, 0, 0)
     for number in range(3 * MAX_MODELS):
         use_once(expiry, f"v{number}", None, number)
     assert len(expiry.uses().last) <= MAX_MODELS
     running.end(9)
-    assert expiry.expires("running", 9) == 9 + 2 * MINUTE
+    assert expiry.expires("running", 9, 0) == 9 + 2 * MINUTE
 
 
 def test_a_model_learnt_from_another_process_keeps_its_running_requests_here() -> None:
     one, other = ExpiryTracker(MINUTE), ExpiryTracker(MINUTE)
-    running = one.begin("v", None, 0)
+    running = one.begin("v", None, 0, 0)
     use_once(other, "v", 0, 1)
     one.learn([other.uses()])
     assert one.lives("v", 2)
@@ -57,7 +57,7 @@ def test_a_model_learnt_from_another_process_keeps_its_running_requests_here() -
 
 def test_a_model_lives_while_a_request_runs_and_then_for_its_keep_alive() -> None:
     expiry = ExpiryTracker(MINUTE)
-    first, second = expiry.begin("v", 0, 0), expiry.begin("v", 0, 0)
+    first, second = expiry.begin("v", 0, 0, 0), expiry.begin("v", 0, 0, 0)
     first.end(1)
     first.end(2)
     assert expiry.lives("v", 10 * MINUTE)
@@ -72,8 +72,8 @@ def test_a_request_without_keep_alive_keeps_the_last_one(lifetime: int) -> None:
     expiry = ExpiryTracker(5 * MINUTE)
     use_once(expiry, "v", lifetime, 0)
     use_once(expiry, "v", None, MINUTE)
-    expiry.begin("v", None, 2 * MINUTE).end(3 * MINUTE)
-    assert expiry.expires("v", 3 * MINUTE) == 3 * MINUTE + lifetime
+    expiry.begin("v", None, 2 * MINUTE, 2 * MINUTE).end(3 * MINUTE)
+    assert expiry.expires("v", 3 * MINUTE, 0) == 3 * MINUTE + lifetime
 
 
 @pytest.mark.rule(93)
@@ -82,17 +82,17 @@ def test_a_model_that_has_lapsed_gets_the_default_again(lifetime: int) -> None:
     expiry = ExpiryTracker(5 * MINUTE)
     use_once(expiry, "v", FOREVER, 0)
     use_once(expiry, "v", lifetime, 1)
-    expiry.begin("v", None, 2 * MINUTE).end(3 * MINUTE)
-    assert expiry.expires("v", 3 * MINUTE) == 8 * MINUTE
+    expiry.begin("v", None, 2 * MINUTE, 2 * MINUTE).end(3 * MINUTE)
+    assert expiry.expires("v", 3 * MINUTE, 0) == 8 * MINUTE
 
 
 @pytest.mark.rule(93)
 def test_the_keep_alive_of_the_request_that_began_last_applies() -> None:
     expiry = ExpiryTracker(5 * MINUTE)
-    first = expiry.begin("v", 20 * MINUTE, 0)
-    expiry.begin("v", MINUTE, 1).end(2)
+    first = expiry.begin("v", 20 * MINUTE, 0, 0)
+    expiry.begin("v", MINUTE, 1, 1).end(2)
     first.end(3)
-    assert expiry.expires("v", 3) == 3 + MINUTE
+    assert expiry.expires("v", 3, 0) == 3 + MINUTE
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -118,7 +118,7 @@ def test_a_keep_alive_given_to_another_process_is_kept(
         process.learn(reports)
         process.learn(reports)
     end = uses[-1][2]
-    assert [process.expires("v", end) for process in processes] == [end + left, end + left]
+    assert [process.expires("v", end, 0) for process in processes] == [end + left, end + left]
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -129,12 +129,12 @@ def test_the_latest_use_in_any_process_counts(order: tuple[int, int]) -> None:
     uses = [process.uses() for process in processes]
     for process in processes:
         process.learn(uses)
-    assert [process.expires("v", 3) for process in processes] == [2 + MINUTE, 2 + MINUTE]
+    assert [process.expires("v", 3, 0) for process in processes] == [2 + MINUTE, 2 + MINUTE]
 
 
 def test_a_use_learnt_from_another_process_is_kept_when_that_process_is_gone() -> None:
     one, other = ExpiryTracker(MINUTE), ExpiryTracker(MINUTE)
-    running = other.begin("v", None, 0)
+    running = other.begin("v", None, 0, 0)
     one.learn([other.uses()])
     assert one.lives("v", 10 * MINUTE)
     running.end(0)
@@ -147,6 +147,14 @@ def test_a_use_learnt_from_another_process_is_kept_when_that_process_is_gone() -
 def test_uses_survive_their_encoding() -> None:
     expiry = ExpiryTracker(MINUTE)
     use_once(expiry, "v", KeepAlive.parse(-1), 2**62)
-    running = expiry.begin("w", None, 0)
+    running = expiry.begin("w", None, 0, 0)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(expiry.uses()), type=ModelUses) == expiry.uses()
     running.end(1)
+
+
+def test_all_processes_show_the_time_of_the_request() -> None:
+    """The difference between the clocks is not the same in two readings."""
+    one, other = ExpiryTracker(MINUTE), ExpiryTracker(MINUTE)
+    one.begin("v", None, at=100, now=5000).end(200)
+    other.learn([one.uses()])
+    assert one.expires("v", 300, 4899) == other.expires("v", 400, 4903) == 200 + MINUTE + 4900
