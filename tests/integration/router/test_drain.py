@@ -145,6 +145,7 @@ async def test_a_drain_survives_a_flush_and_the_restart_of_the_worker(tmp_path: 
     async with fleet(tmp_path, {"a": FAST, "b": FAST}) as running:
         await vllama(running, "drain", "a")
         await running.registry._redis.flushall()
+        await auntil(lambda: _registered(running, {"a", "b"}), 10, "the workers to register again")
         await auntil(lambda: _wants(running, {"a"}), 10, "the drain to be restored")
         restarted = running.workers["a"]
         await restarted.fall_silent()
@@ -158,6 +159,10 @@ async def test_a_drain_survives_a_flush_and_the_restart_of_the_worker(tmp_path: 
 
 async def _wants(running: Fleet, expected: set[str]) -> bool:
     return set((await running.registry.snapshot()).wants) == expected
+
+
+async def _registered(running: Fleet, expected: set[str]) -> bool:
+    return set((await running.registry.snapshot()).records or ()) == expected
 
 
 async def _states(running: Fleet, expected: dict[str, str]) -> bool:
