@@ -194,12 +194,14 @@ class Membership:
         return False
 
     def left(self, version: Version, worker_id: str, generation: int) -> bool:
-        if not self._next(version):
-            return self._missed(version)
+        """Remove the worker, also if changes before were missed: the records after a flush do not tell who left."""
+        missed = not self._next(version)
+        if missed and not self._missed(version):
+            return False
         member = self._members.get(worker_id)
         if member is not None and member.found.record.generation <= generation:
             self._remove(worker_id)
-        return False
+        return missed
 
     def beat_received(self, worker_id: str, beat: Beat, now: float) -> bool:
         member = self._members.get(worker_id)

@@ -152,6 +152,18 @@ def test_a_leave_removes_a_worker_at_once_by_event_and_by_poll() -> None:
     assert set(fleet.pool.known) == {"a"}
 
 
+def test_a_leave_after_a_flush_that_no_poll_has_seen_removes_the_worker_at_once() -> None:
+    """The records after a flush lack workers that have not registered again, too."""
+    fleet = Fleet("a", "b")
+    fleet.flush("e2")
+    for worker_id in ("a", "b"):
+        fleet.register(worker_id)
+    fleet.leave("b")
+    assert fleet.members.left(fleet.version, "b", 1)
+    fleet.poll()
+    assert set(fleet.pool.known) == {"a"}
+
+
 def test_a_leave_of_an_older_generation_does_not_remove_the_newer() -> None:
     fleet = Fleet("a")
     fleet.register("a", generation=2)
