@@ -2,7 +2,8 @@
 
 A worker's pace is the tokens per second of one request in it, by its load reports, relative to its declared speed.
 Least-load alone sends a slow worker as many requests as it has in flight elsewhere, so an idle fleet gives it its full
-share. Paces depend on batch sizes and prompts, so only a pace below a third of the usual one counts.
+share. Paces depend on batch sizes and prompts, so only a pace below a third of the usual one counts, and only if the
+tokens per second of all its requests are that low too: a worker with most of the requests is not slow for that.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ LIFETIME = 15.0
 class Pace:
     """Tokens per second and request of one worker. Times are monotonic seconds."""
 
-    __slots__ = ("_heard_at", "_seconds", "_tokens", "declared")
+    __slots__ = ("_busy", "_heard_at", "_seconds", "_tokens", "declared")
 
     def __init__(self, declared: float = 1.0) -> None:
         self.declared = declared
         """The worker's declared speed."""
         self._tokens = self._seconds = 0.0
+        self._busy = 0.0
+        """Seconds with a request."""
         self._heard_at = float("-inf")
 
     def __repr__(self) -> str:
@@ -43,21 +46,27 @@ class Pace:
         if not running or elapsed > MAX_GAP:
             return
         if now - self._heard_at > LIFETIME:
-            self._tokens = self._seconds = 0.0
+            self.forget()
         decay = math.exp(-elapsed / WINDOW)
         self._tokens = self._tokens * decay + tokens_per_second * elapsed
         self._seconds = self._seconds * decay + running * elapsed
+        self._busy = self._busy * decay + elapsed
         self._heard_at = now
 
     def value(self, now: float) -> float | None:
-        """None without enough evidence, or if it is too old."""
-        if self._seconds < MIN_EVIDENCE or now - self._heard_at > LIFETIME:
-            return None
-        return self._tokens / self._seconds / self.declared
+        """Return tokens per second of one request; None without enough evidence, or if it is too old."""
+        return self._tokens / self._seconds / self.declared if self._is_known(now) else None
+
+    def in_all(self, now: float) -> float | None:
+        """Return tokens per second of all requests together; None as in `value`."""
+        return self._tokens / self._busy / self.declared if self._is_known(now) else None
+
+    def _is_known(self, now: float) -> bool:
+        return self._seconds >= MIN_EVIDENCE and now - self._heard_at <= LIFETIME
 
     def forget(self) -> None:
         """The worker is a new process, or has been away."""
-        self._tokens = self._seconds = 0.0
+        self._tokens = self._seconds = self._busy = 0.0
 
 
 def usual_pace(paces: Sequence[float]) -> float:

@@ -103,12 +103,12 @@ class Rate:
 class Peers:
     """The rates of one model's workers. A speed is relative to the median of the measured ones."""
 
-    __slots__ = ("_median", "_median_until", "_paces", "_rates", "_usual_pace", "_usual_until")
+    __slots__ = ("_median", "_median_until", "_paces", "_rates", "_usual_in_all", "_usual_pace", "_usual_until")
 
     def __init__(self) -> None:
         self._rates: dict[str, Rate] = {}
         self._paces: dict[str, Pace] = {}
-        self._usual_pace = 0.0
+        self._usual_pace = self._usual_in_all = 0.0
         self._usual_until = float("-inf")
         self._median = 1.0
         self._median_until = float("-inf")
@@ -134,15 +134,15 @@ class Peers:
 
     def drag(self, pace: Pace, now: float) -> float:
         """Return the factor, at most 1, on the speed of a worker that is far slower than its peers."""
-        own = pace.value(now)
-        if own is None:
+        own, in_all = pace.value(now), pace.in_all(now)
+        if own is None or in_all is None:
             return 1.0
         if now >= self._usual_until:
-            self._usual_pace = usual_pace(
-                [value for one in self._paces.values() if (value := one.value(now)) is not None]
-            )
+            paces = self._paces.values()
+            self._usual_pace = usual_pace([value for one in paces if (value := one.value(now)) is not None])
+            self._usual_in_all = usual_pace([value for one in paces if (value := one.in_all(now)) is not None])
             self._usual_until = now + MEDIAN_LIFETIME
-        return drag(own, self._usual_pace)
+        return max(drag(own, self._usual_pace), drag(in_all, self._usual_in_all))
 
     def _median_at(self, now: float) -> float:
         if now >= self._median_until:

@@ -80,6 +80,17 @@ def test_a_worker_that_turns_slow_ranks_behind_a_loaded_peer_and_is_tried_again_
     assert slow.score(clock()) == pytest.approx(a.score(clock()))
 
 
+def test_a_worker_with_most_of_the_requests_is_not_slow_for_that() -> None:
+    """Its requests share what it generates: on a CPU, twelve get a twelfth each."""
+    clock = Clock()
+    pool = pool_of(clock, found("busy"), found("calm"))
+    for _ in range(10):
+        clock.advance(1)
+        pool.report("busy", LoadReport(running=12, tokens_per_second=48))
+        pool.report("calm", LoadReport(running=1, tokens_per_second=40))
+    assert [worker_in(pool, name).free_speed for name in ("busy", "calm")] == [1, 1]
+
+
 def test_a_declared_speed_explains_a_slow_pace() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"), found("b"), found("small", speed=0.1))
