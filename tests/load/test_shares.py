@@ -68,7 +68,7 @@ class Shares:
         return "\n".join([head, *rows])
 
 
-async def test_least_load_shares_tokens_by_speed_and_round_robin_does_not(
+async def test_least_load_shares_tokens_by_speed_and_round_robin_does_so_only_if_requests_wait(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     start, cpu = time.monotonic(), time.process_time()
@@ -80,10 +80,14 @@ async def test_least_load_shares_tokens_by_speed_and_round_robin_does_not(
     for name, (balanced, in_turn) in zip(REGIMES, results, strict=True):
         record_property("figure", balanced.table(f"least-load, {name}"))
         record_property("figure", in_turn.table(f"round-robin, {name}"))
-    for balanced, in_turn in results:
+    for balanced, _ in results:
         assert balanced.worst < 0.15, balanced.table("least-load")
-        assert in_turn.worst > 0.25, in_turn.table("round-robin")
-        assert sum(in_turn.tokens.values()) < sum(balanced.tokens.values())
+    waiting, running = results
+    assert waiting[1].worst < 0.15, (
+        "requests that wait in the router go to the worker that has room, whatever the policy"
+    )
+    assert running[1].worst > 0.25, running[1].table("round-robin")
+    assert sum(running[1].tokens.values()) < sum(running[0].tokens.values())
 
 
 async def measure_policies(folder: Path, options: Options) -> tuple[Shares, Shares]:
