@@ -83,9 +83,7 @@ async def test_least_load_shares_tokens_by_speed_and_round_robin_does_so_only_if
     for balanced, _ in results:
         assert balanced.worst < 0.15, balanced.table("least-load")
     waiting, running = results
-    assert waiting[1].worst < 0.15, (
-        "requests that wait go to the worker that has room"
-    )
+    assert waiting[1].worst < 0.15, "requests that wait go to the worker that has room"
     assert running[1].worst > 0.25, running[1].table("round-robin")
     assert sum(running[1].tokens.values()) < sum(running[0].tokens.values())
 
