@@ -184,13 +184,13 @@ async def measure(running: Fleet, model: str, replicas: tuple[VllmServer, ...], 
 
 
 async def until_scores_tell_loads(running: Fleet, model: str) -> None:
-    """Wait for the end of slow start. A worker's score is then its load with one more request."""
+    """Wait for the end of slow start and of a slow pace. A worker's score is then its load with one more request."""
 
     async def full_share() -> bool:
         answer = await running.http.get("/admin/explain", params={"model": model})
-        return all(candidate["weight"] == 1 for candidate in answer.json()["candidates"])
+        return all(candidate["weight"] == candidate["speed"] == 1 for candidate in answer.json()["candidates"])
 
-    await auntil(full_share, 20, "the end of slow start", interval=0.2)
+    await auntil(full_share, 60, "the end of slow start", interval=0.2)
 
 
 async def choices(running: Fleet, model: str) -> list[Choice]:
@@ -231,6 +231,6 @@ async def test_no_choice_loads_a_replica_beyond_the_bound_though_most_chats_are_
     share = max(unbounded.requests.values()) / SKEWED.requests
     assert share > BOUND / len(replicas), "otherwise the chats are not skewed enough to tell"
     assert [choice for choice in made if choice.load > choice.limit] == []
-    assert len(made) > SKEWED.requests / 2
+    assert made, "a replica whose pace seems slow has another score; most choices may have been made then"
     if len(made) == SKEWED.requests:  # a replica that misses a probe leaves all requests to the other for a while
         assert bounded.peak <= Choice(0, SKEWED.clients, len(replicas)).limit, "the replica's own count"
