@@ -42,8 +42,8 @@ class Pace:
         return f"<Pace of {self._tokens:.0f} tokens in {self._seconds:.1f} s>"
 
     def record_report(self, running: int, tokens_per_second: float, elapsed: float, now: float) -> None:
-        """Record a report, `elapsed` seconds after the previous one."""
-        if not running or elapsed > MAX_GAP:
+        """Record a report, `elapsed` seconds after the previous one. Without tokens, it may be about long prompts."""
+        if not running or tokens_per_second <= 0 or elapsed > MAX_GAP:
             return
         if now - self._heard_at > LIFETIME:
             self.forget()
