@@ -177,7 +177,7 @@ class RouterSettings(_Settings):
     max_choices: Annotated[int, Field(ge=1, le=1024), Env("VLLAMA_MAX_CHOICES")] = 16
     """Largest `n` of a request on /v1."""
     ready: Annotated[Literal["process", "any-model", "all-models"], Env("VLLAMA_READY")] = "process"
-    """What `/readyz` needs besides a router that does not drain and has seen its fleet: nothing, a model with an
+    """Condition of `/readyz` besides a router that does not drain and has seen its fleet: nothing, a model with an
     available worker, or an available worker for each model."""
     canary: Annotated[DurationOrZero, Env("VLLAMA_CANARY")] = 60.0
     """Time without a token of a worker after which the router asks for one, if requests are in progress there, its

@@ -1,4 +1,4 @@
-"""Which workers need a canary: a request for one token that no client has sent. Pure.
+"""Chooses the workers that need a canary: a request for one token that no client has sent. Pure.
 
 Traffic is the better test, so a canary goes only where it does not tell: to a worker whose engine has produced no token
 for a while, if requests wait there, the latest one failed, or somebody asks whether the router is ready. To an ejected

@@ -62,7 +62,7 @@ class Drains:
 
     @property
     def entries(self) -> dict[str, bytes]:
-        """What is known to be asked of workers, as the registry keeps it."""
+        """The known wants of workers, as the registry keeps them."""
         return dict(self._entries)
 
     def polled(self, entries: Mapping[str, bytes]) -> None:

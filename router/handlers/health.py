@@ -37,7 +37,7 @@ NEEDS_KEY = "unauthorized: models are named only to clients with an API key, or 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What `/readyz` reads."""
+    """The sources of `/readyz`."""
 
     readiness: Readiness
     pool: Pool

@@ -1,4 +1,4 @@
-"""What routers tell each other about crashes and refused requests, in signed envelopes over the registry."""
+"""Messages between routers about crashes and refused requests, in signed envelopes over the registry."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Shared(Protocol):
-    """What all requests of a process share."""
+    """The collaborators that all requests of a process share."""
 
     @property
     def upstream(self) -> Upstream: ...

@@ -15,7 +15,7 @@ unless its entry tells how long they wait for one."""
 
 
 class Taking(Enum):
-    """What became of a request at its turn."""
+    """The result of a request's turn."""
 
     TAKEN = auto()
     """It has a worker, or nothing to wait for."""

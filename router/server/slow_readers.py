@@ -12,7 +12,7 @@ from typing import Protocol
 SLOW_READERS = "vllama.slow_readers"
 """Key of the ASGI lifespan state."""
 MIN_PROGRESS = 4096
-"""Bytes that a client must take within the time-out: a few packets. A byte a second is no progress."""
+"""Bytes that a client must take within the time-out: a few packets. A byte a second does not count as progress."""
 _LONGEST_INTERVAL = 1.0
 _SHORTEST_INTERVAL = 0.05
 
@@ -28,7 +28,7 @@ class Behind(Protocol):
 
 
 class _Mark:
-    """How far a client was."""
+    """The progress of a client at the latest look."""
 
     __slots__ = ("at", "unsent")
 

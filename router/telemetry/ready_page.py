@@ -10,7 +10,7 @@ import msgspec
 from vllama_pool.router.balance.worker import Replica, Worker
 
 Policy: TypeAlias = Literal["process", "any-model", "all-models"]
-"""What makes the whole not ready, besides draining and a fleet that was never seen: nothing, no available model, or one
+"""Conditions of `/readyz`, besides draining and a fleet that was never seen: nothing, no available model, or one
 that is not available."""
 
 NEVER_SEEN = "the router has neither read the registry nor found a worker yet"

@@ -92,7 +92,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Counts:
-    """What requests hold. All but the descriptors and the tasks are 0 at rest."""
+    """Counts of things that requests hold. All but the descriptors and the tasks are 0 at rest."""
 
     descriptors: int
     """Without those for the registry, whose clients keep a number of connections of their own."""
@@ -118,7 +118,7 @@ class Counts:
 
 @dataclass
 class Leaks:
-    """What a run has found."""
+    """The findings of a run."""
 
     base: Counts
     after: Counts

@@ -55,7 +55,7 @@ class Outcome:
 async def exchange(request: Request, ports: Sequence[int], *, patience: float = HUNG) -> Outcome:
     """Send a request to the first port that accepts a connection, and judge its answer.
 
-    A refused connection goes on to the next port, as a load balancer does. It is no loss while one accepts.
+    A refused connection goes on to the next port, as a load balancer does. Nothing is lost while one accepts.
     """
     outcome = Outcome(request, ports[0], time.monotonic())
     try:

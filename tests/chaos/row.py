@@ -26,7 +26,7 @@ from vllama_pool.config.routing.table import load
 LIMIT, FULL_LIMIT = 60.0, 600.0
 """Seconds for a row."""
 BROKEN = (AssertionError, OSError, httpx.HTTPError, psutil.Error)
-"""What a fleet that does not start, or does not mend, may raise."""
+"""Errors of a fleet that does not start, or does not mend."""
 EVIDENCE = 4
 """Outcomes that a failed row shows."""
 
@@ -37,7 +37,7 @@ class Skipped(Exception):
 
 @dataclass
 class Scene:
-    """What a row works with, and what it finds."""
+    """The fleet of a row, and its findings."""
 
     fleet: Fleet
     full: bool

@@ -44,7 +44,7 @@ CLIENTS = round(0.7 * SLOTS * 3)
 
 @dataclass
 class Soak:
-    """What a run has seen. Times are seconds since its start."""
+    """The samples of a run. Times are seconds since its start."""
 
     names: Sequence[str] = ()
     """Of the routers."""

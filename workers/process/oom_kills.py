@@ -1,4 +1,4 @@
-"""How often the kernel has killed a process of this control group for its memory."""
+"""Counts the processes of this control group that the kernel has killed for their memory."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ class Registry:
         self._count = itertools.count(1)
         self._where = _address(redis)
         self._want = b""
-        """What was asked of the agent's worker at its last beat, for a registry that was flushed."""
+        """The want of the agent's worker at its last beat, for a registry that was flushed."""
         folder = resources.files("vllama_pool.workers.registry") / "scripts"
         self._register, self._beat, self._deregister, self._snapshot, self._models, self._put_model, self._put_want = (
             redis.register_script((folder / f"{name}.lua").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Where the primary of the registry is: one server, a node of a cluster, or what Sentinels name.
+"""Finds the primary of the registry: one server, a node of a cluster, or what Sentinels name.
 
 All keys of a fleet are in one slot, so a cluster too has one primary for it at a time.
 """

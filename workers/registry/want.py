@@ -1,4 +1,4 @@
-"""What operators ask of a worker, beside its record: to drain, or to serve again.
+"""Requests of operators to a worker, beside its record: to drain, or to serve again.
 
 An entry is "REVISION\\nENVELOPE". The script that writes it compares revisions, which it can read without the
 signature. A worker that serves again keeps its entry, so that a router that missed the change cannot restore a drain.

@@ -16,7 +16,7 @@ from vllama_pool.workers.simulated.faults import Fault, parse
 from vllama_pool.workers.simulated.template import Strictness
 
 Death = Literal["kill", "abort", "exit"]
-"""How a process ends by a `die` fault: with the exit code of a killed program, by SIGABRT, or with exit code 1."""
+"""Ends of a process by a `die` fault: with the exit code of a killed program, by SIGABRT, or with exit code 1."""
 
 VERSION = "0.32.0+simulated"
 

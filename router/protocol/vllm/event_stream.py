@@ -96,7 +96,7 @@ class EventStream(ABC):
                     break
             else:
                 count = data.count(b"\n\n")
-                # An event that ends otherwise is no object: it may be cut off, or garbage.
+                # An event that ends otherwise is cut off, or garbage.
                 passed = self.passed(data, count) if data.count(b"}\n\n") == count else None
                 if passed is not None:
                     self._events += count

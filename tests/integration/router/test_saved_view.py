@@ -54,7 +54,7 @@ async def test_a_start_without_the_registry_uses_the_saved_workers_that_answer(
 async def test_a_first_start_waits_for_a_registry_that_answered_a_sibling_and_a_restart_does_not(
     tmp_path: Path,
 ) -> None:
-    """What a sibling saved just now is not the view of an earlier run. A process that is replaced later needs it."""
+    """The view of a sibling is not one of an earlier run. A later replacement of a process needs it."""
     port = free_ports()
     url = f"redis://127.0.0.1:{port}"
     file = ViewFile(tmp_path, FLEET)

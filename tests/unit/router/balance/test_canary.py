@@ -1,4 +1,4 @@
-"""Which workers need a canary."""
+"""The choice of workers that need a canary."""
 
 from __future__ import annotations
 

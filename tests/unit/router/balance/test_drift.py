@@ -1,4 +1,4 @@
-"""How the reports of a worker confirm that this router counts requests that it does not have."""
+"""The reports of a worker confirm that this router counts requests that it does not have."""
 
 from __future__ import annotations
 
