@@ -6,13 +6,12 @@ Processes share the file: a writer locks it, merges by revision, and replaces it
 from __future__ import annotations
 
 import logging
-import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from vllama_pool.config.private_file import read_private, replace_private
 from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.workers.process.file_lock import lock_file
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
@@ -83,13 +82,7 @@ class SaveFile:
 
     def _read(self) -> list[VirtualModel]:
         """Raises OSError, and ValueError for a file that is damaged or may be another user's."""
-        with os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise ValueError("other users can write to it, or it is not a regular file of this user")
-            if status.st_size > MAX_BYTES:
-                raise ValueError(f"it has {status.st_size} bytes, more than {MAX_BYTES}")
-            content = msgspec.json.decode(file.read(MAX_BYTES + 1), type=_Content)
+        content = msgspec.json.decode(read_private(self.path, MAX_BYTES), type=_Content)
         return [model for raw in content.models if (model := self._model(raw)) is not None]
 
     def _model(self, raw: msgspec.Raw) -> VirtualModel | None:
@@ -104,9 +97,4 @@ class SaveFile:
         data = msgspec.json.encode({"models": list(models), "v": 1})
         fresh = self.path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self.path)
+        replace_private(self.path, fresh, data)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
+from vllama_pool.config.private_file import read_private, replace_private
 from vllama_pool.config.settings import RegistrySettings
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.keys import check_worker_id
@@ -86,13 +86,7 @@ class ViewFile:
 
     def _read(self) -> View:
         """Raises OSError, and ValueError for a file that is damaged or may be another user's."""
-        with os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise ValueError("other users can write to it, or it is not a regular file of this user")
-            if status.st_size > MAX_BYTES:
-                raise ValueError(f"it has {status.st_size} bytes, more than {MAX_BYTES}")
-            view = msgspec.json.decode(file.read(MAX_BYTES + 1), type=View)
+        view = msgspec.json.decode(read_private(self.path, MAX_BYTES), type=View)
         for worker_id in view.workers:
             check_worker_id(worker_id)
         return view
@@ -102,12 +96,7 @@ class ViewFile:
         fresh = self.path.with_suffix(f".{os.getpid()}.new")
         fresh.unlink(missing_ok=True)
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self.path)
+            replace_private(self.path, fresh, data)
         except OSError:
             with contextlib.suppress(OSError):
                 fresh.unlink(missing_ok=True)
