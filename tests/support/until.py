@@ -12,14 +12,17 @@ T = TypeVar("T")
 
 INTERVAL = 0.02
 """Seconds between two calls of the condition."""
+MIN_TIMEOUT = 15.0
+"""Seconds that every condition gets at least: a busy machine delays each step of a test by seconds."""
 
 
 def until(cond: Callable[[], T], timeout: float = 5.0, what: str = "", *, interval: float = INTERVAL) -> T:
     """Call `cond` until its value is true, and return the value.
 
-    Calls `cond` at least once, and once more after `timeout` seconds. Raises AssertionError with `what` and the last
-    value. Exceptions of `cond` propagate.
+    Calls `cond` at least once, and once more after `timeout` seconds, MIN_TIMEOUT at least. Raises AssertionError with
+    `what` and the last value. Exceptions of `cond` propagate. A test that promises a time measures it itself.
     """
+    timeout = max(timeout, MIN_TIMEOUT)
     deadline = time.monotonic() + timeout
     while True:
         late = time.monotonic() >= deadline
@@ -35,6 +38,7 @@ async def auntil(
     cond: Callable[[], T | Awaitable[T]], timeout: float = 5.0, what: str = "", *, interval: float = INTERVAL
 ) -> T:
     """Like `until`, for conditions that may be coroutine functions; other tasks run between calls."""
+    timeout = max(timeout, MIN_TIMEOUT)
     deadline = time.monotonic() + timeout
     while True:
         late = time.monotonic() >= deadline

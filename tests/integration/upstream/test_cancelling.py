@@ -142,7 +142,7 @@ async def test_closing_the_client_after_any_number_of_loop_turns_closes_every_co
                 await asyncio.sleep(0)
             if task.done():
                 break
-            await asyncio.wait_for(client.aclose(), 5)
+            await asyncio.wait_for(client.aclose(), 30)
             assert repr(client) == "<UpstreamClient 0 idle, 0 in use, 0 connecting>"
             try:
                 assert await task == BODY  # it was complete in the same turn

@@ -176,7 +176,7 @@ async def test_a_closed_client_cancels_connecting_and_refuses_requests(
 ) -> None:
     connecting = asyncio.create_task(send(ours, Endpoint("127.0.0.1", silent, "", client_tls), connect_timeout=60))
     await auntil(lambda: connections(ours).connecting == 1)
-    await asyncio.wait_for(ours.aclose(), 5)
+    await asyncio.wait_for(ours.aclose(), 30)
     for attempt in (connecting, send(ours, Endpoint("127.0.0.1", silent))):
         with pytest.raises(ConnectFailed):
             await attempt

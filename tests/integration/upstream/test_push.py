@@ -64,7 +64,7 @@ async def test_a_sink_gets_head_data_and_end_in_order(client: Client) -> None:
     async with ScriptedServer([request, apart(head, chunk(b"one"), chunk(b"two"), END), hold]) as server:
         sink = Calls()
         exchange = begin(client, server.endpoint, sink)
-        assert await asyncio.wait_for(sink.ended, 5) is None
+        assert await asyncio.wait_for(sink.ended, 30) is None
         assert sink.calls == ["head", "data", "data", "eof"]
         assert (sink.status, sink.headers["x-id"], sink.chunks) == (404, "7, 8", [b"one", b"two"])
         exchange.close()
@@ -76,7 +76,7 @@ async def test_a_response_in_one_read_is_pushed_with_head_data_and_end(ours: Ups
     async with ScriptedServer([request, CHUNKED + chunk(b"token ") * 50 + END, hold]) as server:
         sink = Calls()
         begin(ours, server.endpoint, sink)
-        assert await asyncio.wait_for(sink.ended, 5) is None
+        assert await asyncio.wait_for(sink.ended, 30) is None
         assert sink.calls == ["head", "data", "eof"]
         assert sink.chunks == [b"token " * 50]
 
@@ -94,7 +94,7 @@ async def test_a_sink_gets_one_error_after_the_bytes_that_arrived(
         exchange = begin(client, server.endpoint, sink)
         await auntil(lambda: sink.body == b"a")
         go.set()
-        assert isinstance(await asyncio.wait_for(sink.ended, 5), error)
+        assert isinstance(await asyncio.wait_for(sink.ended, 30), error)
         assert sink.body in (b"a", b"ab")
         exchange.close()
 
@@ -104,7 +104,7 @@ async def test_a_response_lost_before_its_head_calls_the_sink_once(client: Clien
     async with ScriptedServer([request, *tail]) as server:
         sink = Calls()
         exchange = begin(client, server.endpoint, sink)
-        await asyncio.wait_for(sink.ended, 5)
+        await asyncio.wait_for(sink.ended, 30)
         assert sink.calls == ["lost"]
         exchange.close()
 
@@ -113,7 +113,7 @@ async def test_the_sink_is_not_called_before_send_has_returned(client: Client, c
     sink = Calls()
     exchange = begin(client, Endpoint("127.0.0.1", closed_port), sink)
     assert sink.calls == []
-    assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectFailed)
+    assert isinstance(await asyncio.wait_for(sink.ended, 30), ConnectFailed)
     exchange.close()
 
 
@@ -174,7 +174,7 @@ async def test_the_connection_of_a_pushed_response_is_reused(client: Client) -> 
     async with ScriptedServer([request, CHUNKED, apart(chunk(b"a"), END), request, CHUNKED + END, hold]) as server:
         sink = RecordingSink()
         exchange = begin(client, server.endpoint, sink)
-        assert await asyncio.wait_for(sink.ended, 5) is None
+        assert await asyncio.wait_for(sink.ended, 30) is None
         exchange.close()
         await asyncio.sleep(0)  # the oracle closes in a task
         assert await read_all(await send(client, server.endpoint)) == b""
@@ -230,7 +230,7 @@ async def test_a_sink_that_raises_is_reported_and_gets_the_response_as_lost(
     async with ScriptedServer([request, CHUNKED + chunk(b"a") + ended, hold]) as server:
         sink = Broken(at)
         begin(ours, server.endpoint, sink)
-        assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectionLost)
+        assert isinstance(await asyncio.wait_for(sink.ended, 30), ConnectionLost)
         assert sink.calls == (["head", "lost"] if at == "head" else ["head", "data", "lost"])
         await auntil(lambda: connections(ours).open == 0)
         await auntil(lambda: server.closed_by_client == 1)

@@ -69,7 +69,7 @@ async def test_a_replay_that_cannot_connect_is_a_lost_connection(ours: UpstreamC
         await read_all(await send(ours, endpoint))
         sink = RecordingSink()
         exchange = begin(ours, endpoint, sink)
-        assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectionLost)
+        assert isinstance(await asyncio.wait_for(sink.ended, 30), ConnectionLost)
         exchange.close()
         assert repr(ours) == "<UpstreamClient 0 idle, 0 in use, 0 connecting>"
 
@@ -124,7 +124,7 @@ async def test_closing_the_client_after_any_number_of_loop_turns_of_a_replay_fai
             begin(client, endpoint, sink)
             for _ in range(turns):
                 await asyncio.sleep(0)
-            await asyncio.wait_for(client.aclose(), 5)
+            await asyncio.wait_for(client.aclose(), 30)
             assert repr(client) == "<UpstreamClient 0 idle, 0 in use, 0 connecting>"
             assert sink.ended.done()
             if sink.ended.result() is None:

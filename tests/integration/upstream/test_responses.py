@@ -52,7 +52,7 @@ async def test_a_response_cut_at_every_byte_is_pushed_whole(client: Client, name
         for _ in range(len(data)):
             sink = RecordingSink()
             exchange = begin(client, server.endpoint, sink)
-            assert await asyncio.wait_for(sink.ended, 5) is None
+            assert await asyncio.wait_for(sink.ended, 30) is None
             assert (sink.status, sink.headers["x-id"], sink.body) == (200, "7", BODY)
             exchange.close()
 
@@ -157,7 +157,7 @@ async def test_a_connection_with_an_unfinished_request_is_not_reused(ours: Upstr
     """Ours only: the oracle writes the rest of the request first."""
     async with ScriptedServer([request_head, TOO_LARGE, hold], [request, TOO_LARGE, hold]) as server:
         await read_all(await send(ours, server.endpoint, "POST", body=BIG))
-        await asyncio.wait_for(server.peers[0].client_closed.wait(), 5)
+        await asyncio.wait_for(server.peers[0].client_closed.wait(), 30)
         assert await read_all(await send(ours, server.endpoint)) == b"no"
         assert len(server.peers) == 2
 
@@ -188,7 +188,7 @@ async def test_an_incomplete_body_ends_with_connection_lost(client: Client, data
     async with ScriptedServer([request, data, end]) as server:
         sink = RecordingSink()
         exchange = begin(client, server.endpoint, sink)
-        assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectionLost)
+        assert isinstance(await asyncio.wait_for(sink.ended, 30), ConnectionLost)
         assert b"abc".startswith(sink.body)  # a reset may overtake what was sent before it
         exchange.close()
 
@@ -216,7 +216,7 @@ async def test_a_malformed_head_raises_malformed_response(client: Client, data: 
     async with ScriptedServer([request, data, hold]) as server:
         with pytest.raises(MalformedResponse):
             await send(client, server.endpoint)
-        await asyncio.wait_for(server.peers[0].client_closed.wait(), 5)
+        await asyncio.wait_for(server.peers[0].client_closed.wait(), 30)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ async def test_an_ambiguous_or_oversized_head_raises_malformed_response(ours: Up
     async with ScriptedServer([request, data, hold]) as server:
         with pytest.raises(MalformedResponse):
             await send(ours, server.endpoint)
-        await asyncio.wait_for(server.peers[0].client_closed.wait(), 5)
+        await asyncio.wait_for(server.peers[0].client_closed.wait(), 30)
 
 
 async def test_a_malformed_chunk_raises_after_the_bytes_before_it(client: Client) -> None:
@@ -247,7 +247,7 @@ async def test_a_malformed_chunk_raises_after_the_bytes_before_it(client: Client
         with pytest.raises(MalformedResponse):
             await response.read()
         response.close()
-        await asyncio.wait_for(server.peers[0].client_closed.wait(), 5)
+        await asyncio.wait_for(server.peers[0].client_closed.wait(), 30)
 
 
 @pytest.mark.parametrize("bad", ["a\r\nX: y", "a\nb", "a\0b"])

@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from tests.support.fleet.main_job import MODEL, Fleet
+from tests.support.until import auntil
 
 NUMBERS = "Write all numbers from one to five hundred, separated by commas."
 
@@ -115,10 +116,11 @@ ReadCounts = Callable[[], Awaitable[tuple[int, int]]]
 
 
 @contextlib.asynccontextmanager
-async def engine_counts(fleet: Fleet) -> AsyncIterator[ReadCounts]:
-    """Yields a reader of the request counts of all SmolLM2 vLLMs together."""
+async def engine_counts(fleet: Fleet, model: str = MODEL) -> AsyncIterator[ReadCounts]:
+    """Yields a reader of the request counts of all vLLMs of a model together."""
     workers = (await asyncio.to_thread(fleet.workers)).values()
-    urls = [f"{worker['url']}/metrics" for worker in workers if MODEL in worker["models"]]
+    urls = [f"{worker['url']}/metrics" for worker in workers if model in worker["models"]]
+    assert urls, f"workers of {model}"
     async with client() as http:
 
         async def read() -> tuple[int, int]:
@@ -126,6 +128,25 @@ async def engine_counts(fleet: Fleet) -> AsyncIterator[ReadCounts]:
             return sum(_gauge(page, "running") for page in pages), sum(_gauge(page, "waiting") for page in pages)
 
         yield read
+
+
+async def until_placed(fleet: Fleet, read_counts: ReadCounts, count: int, slots: int, model: str = MODEL) -> int:
+    """Wait until `slots` requests run, and the rest of `count` wait in vLLM or in the router. Returns the latter."""
+
+    async def placed() -> tuple[int, int, int] | None:
+        queued = await asyncio.to_thread(fleet.queued, model)
+        running, waiting = await read_counts()
+        seen.append((running, waiting, queued))
+        return seen[-1] if running == slots and running + waiting + queued == count else None
+
+    seen: list[tuple[int, int, int]] = []
+    try:
+        found = await auntil(placed, 60, "every slot is taken and the rest waits")
+    except AssertionError as error:
+        error.add_note(f"(running, waiting in vLLM, waiting in the router): {seen[-5:]}")
+        raise
+    assert found is not None
+    return found[2]
 
 
 @dataclass

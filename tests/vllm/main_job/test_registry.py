@@ -84,7 +84,7 @@ async def test_a_second_serve_shares_the_workers_and_drains_on_sigint(fleet: Fle
     try:
         await asyncio.to_thread(until, lambda: second.says("ready. Try:"), 60, "the second one is ready")
         assert second.says("run by another vllama serve")
-        await auntil(lambda: "side" in fleet.states(), 5, "the first one knows its worker")
+        await auntil(lambda: "side" in fleet.states(), 30, "the first one knows its worker")
         every = sorted(["side:1b", MODEL, f"{PLAIN}:latest"])
         for url in (fleet.url, second.url):
             # A worker reports readiness to its serve and to the registry at once; routers receive it a moment later.
@@ -102,7 +102,7 @@ async def test_a_second_serve_shares_the_workers_and_drains_on_sigint(fleet: Fle
         assert [one.tokens for one in chats] == [60, 60]
         assert await asyncio.to_thread(second.wait) == 0
         assert second.left() == []
-        await auntil(lambda: "side" not in fleet.states(), 5, "its worker has left the fleet")
+        await auntil(lambda: "side" not in fleet.states(), 30, "its worker has left the fleet")
         assert chat(fleet.url)["eval_count"] == 3
     finally:
         second.end()
