@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +20,6 @@ from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.proxy.timeouts import Timeouts, TimeoutTable
 from vllama_pool.router.proxy.waiting_request import resolve_anew
 from vllama_pool.router.state import Collaborators, RouterState
-
-CLIENT_STALL = math.inf
-"""Seconds that a response waits for its client: the front door drops those that do not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,6 @@ def make_request_path(
         stalls=stalls,
         clock=collaborators.clock,
         timeouts=_timeouts(settings),
-        client_stall=CLIENT_STALL,
     )
     shadows = Shadows(upstream, state.routes, collaborators.rng, state.shadow_metrics, processes)
     refresh, debug = state.sources.discovery.refresh, settings.log_level == "debug"

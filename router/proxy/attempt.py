@@ -65,8 +65,6 @@ class Upstream:
     stalls: StallWatch
     clock: Clock
     timeouts: TimeoutTable
-    client_stall: float
-    """Seconds until a client that reads nothing is dropped."""
     deadlines: Deadlines = field(default_factory=Deadlines)
 
 
@@ -205,7 +203,7 @@ class Attempt:
 
     async def resume(self, continuation: Continuation, interrupted: Interrupted) -> None:
         """Continue another worker's answer. Raises AttemptFailed and TransportError before the first byte."""
-        request, upstream = self._request, self._upstream
+        request = self._request
         step = await run_preflight(continuation.first_step(), self._ask, request.call.decision.size)
         translator, seam = interrupted.translator, continuation.seam
         assert seam is not None  # set by the last step
@@ -213,7 +211,7 @@ class Attempt:
         interrupted.restart(continuation.dropped)
         if isinstance(step, DirectResponse):
             self._outcome = Completed(0)
-            await interrupted.complete(step.body, request.record, upstream.client_stall)
+            await interrupted.complete(step.body, request.record)
             return
         relay = self._relay = Relay(
             translator,
@@ -221,7 +219,6 @@ class Attempt:
             interrupted.headers,
             self.lease.record_first_content,
             stream=True,
-            client_stall=upstream.client_stall,
             stage=seam,
         )
         relay.exchange = self._send(step.path, step.body, relay, upstream_headers(step.content_type))
@@ -343,7 +340,6 @@ class Attempt:
             headers,
             owner.begin_response,
             stream=stream,
-            client_stall=upstream.client_stall,
             stage=log,
         )
         relay.exchange = self._send(step.path, step.body, relay, upstream_headers(step.content_type))
@@ -366,8 +362,7 @@ class Attempt:
         if client.write(body, last=True):
             return Ending.COMPLETE
         try:
-            async with asyncio.timeout(self._upstream.client_stall):
-                await client.drained()
+            await client.drained()
         except TimeoutError:
             return Ending.CLIENT_STALLED
         return Ending.CLIENT_GONE if request.client_left else Ending.COMPLETE

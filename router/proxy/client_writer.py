@@ -16,4 +16,7 @@ class ClientWriter(Protocol):
         """Write body bytes. Return False if the client is behind: `drained` should be awaited before more is read."""
 
     async def drained(self) -> None:
-        """Wait until the client has read enough for the next `write`, or is gone."""
+        """Wait until the client has read enough for the next `write`, or is gone.
+
+        Raises TimeoutError if the server dropped the client because it did not read.
+        """

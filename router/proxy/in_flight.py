@@ -301,14 +301,13 @@ class InFlight:
             self.record.outcome = str(Ending.CLIENT_GONE)
             return
         self._resuming = True
-        client_stall = self._shared.upstream.client_stall
         try:
-            await resume(self, interrupted, replica, self.call.resolution, client_stall)
+            await resume(self, interrupted, replica, self.call.resolution)
         except asyncio.CancelledError:
             if not self._expired or self.client_left or self._task is None or self._task.uncancel() > 0:
                 raise
             interrupted.text = self._out_of_time().text
-            await interrupted.fail(client_stall)
+            await interrupted.fail()
             self.record.outcome = str(Ending.OUT_OF_TIME)
 
     def _note_loss(self, attempt: Attempt, failure: AttemptFailed) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from vllama_pool.router.errors import AttemptFailed
 from vllama_pool.router.protocol.operation import Restartable, Resumable, StreamTranslator
 from vllama_pool.router.protocol.vllm.token_log import TokenLog
@@ -45,24 +43,23 @@ class Interrupted(Exception):
             self._restarted = True
             translator.restart(dropped)
 
-    async def complete(self, events: bytes, record: RequestRecord, client_stall: float) -> None:
+    async def complete(self, events: bytes, record: RequestRecord) -> None:
         """Complete the response with a worker's events, and note the counts."""
         self.restart(0)
         out, usage = self.translator.feed(events), self.translator.usage
         record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
         record.done_reason = usage.done_reason
-        record.outcome = await self._end(out, Ending.COMPLETE, client_stall)
+        record.outcome = await self._end(out, Ending.COMPLETE)
 
-    async def fail(self, client_stall: float) -> str:
+    async def fail(self) -> str:
         """End the response with an error. Return the outcome."""
-        return await self._end(self.translator.fail(self.text), self._ending, client_stall)
+        return await self._end(self.translator.fail(self.text), self._ending)
 
-    async def _end(self, out: bytes, ending: Ending, client_stall: float) -> str:
-        """Write the end of the response. Return the outcome. `client_stall`: seconds for the client to read it."""
+    async def _end(self, out: bytes, ending: Ending) -> str:
+        """Write the end of the response. Return the outcome."""
         if not self._client.write(out, last=True):
             try:
-                async with asyncio.timeout(client_stall):
-                    await self._client.drained()
+                await self._client.drained()
             except TimeoutError:
                 return str(Ending.CLIENT_STALLED)
         return str(ending)

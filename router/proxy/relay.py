@@ -47,7 +47,7 @@ class Ending(enum.StrEnum):
     """The client got an error line, as the request's whole time was over."""
     CLIENT_GONE = "client gone"
     CLIENT_STALLED = "client stalled"
-    """The client read nothing within the time-out."""
+    """The server dropped the client, because it did not read."""
     WHOLE = "whole"
     """The answer is complete, and nothing was sent: it is not streamed."""
 
@@ -56,7 +56,7 @@ class Relay:
     """The sink of one exchange. Resolves `ended` once: with an Ending, or AttemptFailed if the client has no byte."""
 
     __slots__ = (
-        *("_client", "_client_stall", "_drain", "_ending", "headers", "_held", "_loop", "_on_begin", "_over"),
+        *("_client", "_drain", "_ending", "headers", "_held", "_loop", "_on_begin", "_over"),
         *("_refusal", "_relaying", "_stage", "_stream", "ended", "exchange", "loss", "size", "translator"),
     )
 
@@ -68,13 +68,12 @@ class Relay:
         on_begin: Callable[[], None],
         *,
         stream: bool,
-        client_stall: float,
         stage: Stage | None = None,
     ) -> None:
         """`headers`: of the client's response. `on_begin` is called before a streamed response begins.
 
-        `client_stall`: seconds for which the client may read nothing. `stage`: passes the worker's bytes to the
-        translator; with one, another worker may continue the answer, or is continued.
+        `stage`: passes the worker's bytes to the translator; with one, another worker may continue the answer, or is
+        continued.
         """
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Ending] = self._loop.create_future()
@@ -87,7 +86,6 @@ class Relay:
         self.headers = headers
         self._on_begin = on_begin
         self._stream = stream
-        self._client_stall = client_stall
         self._relaying = False
         """The client's response has begun."""
         self._over = False
@@ -257,8 +255,7 @@ class Relay:
 
     async def _drain_client(self) -> None:
         try:
-            async with asyncio.timeout(self._client_stall):
-                await self._client.drained()
+            await self._client.drained()
         except TimeoutError:
             self._settle(Ending.CLIENT_STALLED)
             return

@@ -45,16 +45,11 @@ class Owner(Protocol):
         """True if the budget pays one more attempt."""
 
 
-async def resume(
-    owner: Owner, interrupted: Interrupted, lost: Replica, resolution: Resolution, client_stall: float
-) -> None:
-    """Complete the client's response, or end it with one error.
-
-    `client_stall`: seconds until a client that reads nothing is dropped.
-    """
+async def resume(owner: Owner, interrupted: Interrupted, lost: Replica, resolution: Resolution) -> None:
+    """Complete the client's response, or end it with one error."""
     progress, record = interrupted.log.progress(), owner.record
     if progress is not None and progress.finish is not None:
-        await interrupted.complete(_counts(progress), record, client_stall)
+        await interrupted.complete(_counts(progress), record)
         return
     allowed = {replica.worker.id for replica in resolution.replicas if _is_same(replica, lost)}
     reason = _refusal(interrupted, progress, lost, record.resumed, len(allowed))
@@ -64,7 +59,7 @@ async def resume(
         others = frozenset(replica.worker.id for replica in resolution.replicas) - allowed
         if await _try_workers(owner, interrupted, progress, others):
             return
-    record.outcome = await interrupted.fail(client_stall)
+    record.outcome = await interrupted.fail()
 
 
 async def _try_workers(owner: Owner, interrupted: Interrupted, progress: Progress, excluded: frozenset[str]) -> bool:

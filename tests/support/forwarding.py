@@ -107,7 +107,6 @@ def shared_by_requests(
     *,
     delay: float = 0.0,
     max_waiting: int = 512,
-    client_stall: float = 5.0,
     refresh: Callable[[], None] = lambda: None,
 ) -> Shared:
     upstream = Upstream(
@@ -116,7 +115,6 @@ def shared_by_requests(
         stalls=stalls,
         clock=clock,
         timeouts=TimeoutTable(Timeouts(connect=0.7)),
-        client_stall=client_stall,
     )
     return Shared(upstream, FixedDelay(delay), Admission(max_waiting, turns_of(pool, clock)), refresh, debug=True)
 
@@ -129,7 +127,6 @@ class Fleet:
         *,
         delay: float = 0.0,
         max_waiting: int = 512,
-        client_stall: float = 5.0,
         upstream: FakeClient | None = None,
         lagging: bool = False,
         limits: RequestLimits | None = None,
@@ -157,7 +154,6 @@ class Fleet:
             StepClock(clock),
             delay=delay,
             max_waiting=max_waiting,
-            client_stall=client_stall,
             refresh=lambda: self.refreshes.append(None),
         )
         shared = dataclasses.replace(shared, poison=poison)

@@ -157,6 +157,7 @@ class RecordingWriter:
         self.ended = False
         """The last write was seen."""
         self.behind = False
+        self.dropped = False
         self._caught_up = asyncio.Event()
 
     @property
@@ -177,6 +178,8 @@ class RecordingWriter:
     async def drained(self) -> None:
         if self.behind:
             await self._caught_up.wait()
+        if self.dropped:
+            raise TimeoutError
 
     def lag(self) -> None:
         self.behind = True
@@ -184,4 +187,9 @@ class RecordingWriter:
 
     def catch_up(self) -> None:
         self.behind = False
+        self._caught_up.set()
+
+    def drop(self) -> None:
+        """End the connection of a client that lags, as the server does."""
+        self.dropped = self.behind
         self._caught_up.set()

@@ -231,8 +231,6 @@ async def test_no_choice_loads_a_replica_beyond_the_bound_though_most_chats_are_
     share = max(unbounded.requests.values()) / SKEWED.requests
     assert share > BOUND / len(replicas), "otherwise the chats are not skewed enough to tell"
     assert [choice for choice in made if choice.load > choice.limit] == []
-    assert len(made) >= SKEWED.clients, (
-        "those of the first moment were made at equal speeds"
-    )
+    assert len(made) >= SKEWED.clients, "those of the first moment were made at equal speeds"
     if len(made) == SKEWED.requests:  # a replica that misses a probe leaves all requests to the other for a while
         assert bounded.peak <= Choice(0, SKEWED.clients, len(replicas)).limit, "the replica's own count"

@@ -51,7 +51,7 @@ async def running(
     """Run canaries to one worker, about which somebody asks."""
     client, pool, metrics = FakeClient({"a": script}), Pool(time.monotonic), CanaryMetrics()
     pool.put(found("a", model))
-    upstream = Upstream(client, pool, StallWatch(), SystemClock(), TimeoutTable(Timeouts()), client_stall=60.0)
+    upstream = Upstream(client, pool, StallWatch(), SystemClock(), TimeoutTable(Timeouts()))
     canaries = Canaries(upstream, random.Random(1), metrics, INTERVAL)
     if asked:
         canaries.asked(time.monotonic())

@@ -32,7 +32,21 @@ CHUNKS = {
 }
 ONE = RequestLimits(concurrency=1)
 HEADS = {"head": 200, "head of 400": 400, "head of 503": 503}
-EVENTS = (*HEADS, *CHUNKS, "eof", "lost", "stall", "refuse", "lag", "catch up", "leave", "cancel", "turn", "free place")
+EVENTS = (
+    *HEADS,
+    *CHUNKS,
+    "eof",
+    "lost",
+    "stall",
+    "refuse",
+    "lag",
+    "catch up",
+    "drop",
+    "leave",
+    "cancel",
+    "turn",
+    "free place",
+)
 
 
 class HandDriven(FakeClient):
@@ -67,11 +81,11 @@ class HandDriven(FakeClient):
 class Scenario:
     """One request of a fleet of three workers."""
 
-    def __init__(self, *, stream: bool, preflight: bool, patient: bool, queued: bool) -> None:
+    def __init__(self, *, stream: bool, preflight: bool, queued: bool) -> None:
         self.errors: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.errors.append(context))
         self.upstream = HandDriven()
-        self.fleet = Fleet(upstream=self.upstream, client_stall=5.0 if patient else 0.0, limits=ONE, a=[], b=[], c=[])
+        self.fleet = Fleet(upstream=self.upstream, limits=ONE, a=[], b=[], c=[])
         queue = self.fleet.admission.queue("m")
         assert queue is not None
         self.other = queue.enter()
@@ -93,6 +107,7 @@ class Scenario:
             "stall": lambda: self.fleet.stalls.check(asyncio.get_running_loop().time() + 1000),
             "lag": self.fleet.writer.lag,
             "catch up": self.fleet.writer.catch_up,
+            "drop": self.fleet.writer.drop,
             "leave": self.leave,
             "cancel": self.cancel,
             "free place": self.other.end,
@@ -151,15 +166,14 @@ BEGINNINGS = ((), ("head",), ("head", "content"), ("head", "lag", "content"), ("
     names=st.lists(st.sampled_from(EVENTS), max_size=12),
     stream=st.booleans(),
     preflight=st.booleans(),
-    patient=st.booleans(),
     queued=st.booleans(),
 )
 @settings(max_examples=300, deadline=None)
 def test_a_request_ends_once_and_releases_everything_once_whatever_happens(
-    beginning: tuple[str, ...], names: list[str], stream: bool, preflight: bool, patient: bool, queued: bool
+    beginning: tuple[str, ...], names: list[str], stream: bool, preflight: bool, queued: bool
 ) -> None:
     async def scenario() -> None:
-        scene = Scenario(stream=stream, preflight=preflight, patient=patient, queued=queued)
+        scene = Scenario(stream=stream, preflight=preflight, queued=queued)
         await asyncio.sleep(0)
         for name in (*beginning, *names):
             await scene.happen(name)

@@ -57,13 +57,12 @@ class Scene:
         translator: StreamTranslator | None = None,
         *,
         stream: bool = True,
-        stall: float = 5.0,
         response: FakeResponse | None = None,
     ) -> None:
         self.translator = translator or Shouting()
         self.client = RecordingWriter()
         self.begun = 0
-        self.relay = Relay(self.translator, self.client, HEADERS, self._begin, stream=stream, client_stall=stall)
+        self.relay = Relay(self.translator, self.client, HEADERS, self._begin, stream=stream)
         self.exchange = self.relay.exchange = FakeExchange(self.relay, response)
         self.sink: Sink = self.relay
 
@@ -82,9 +81,9 @@ class Scene:
         self.begun += 1
 
 
-def relaying(*, stall: float = 5.0) -> Scene:
+def relaying() -> Scene:
     """A relay whose client has the first bytes."""
-    scene = Scene(stall=stall)
+    scene = Scene()
     scene.sink.head(200, {})
     scene.sink.data(b"a ")
     assert scene.client.body == b"A "
@@ -405,20 +404,22 @@ async def test_a_drain_counts_as_the_workers_progress() -> None:
     assert scene.exchange.last_heard >= before
 
 
-async def test_a_client_that_reads_nothing_ends_as_stalled() -> None:
-    scene = relaying(stall=0.05)
+async def test_a_client_that_is_dropped_ends_as_stalled() -> None:
+    scene = relaying()
     scene.client.lag()
     scene.sink.data(b"one")
+    scene.client.drop()
     assert await scene.ended is Ending.CLIENT_STALLED
     assert scene.exchange.paused
     scene.sink.data(b"two")
     assert scene.client.body == b"A ONE"
 
 
-async def test_a_client_that_does_not_read_the_end_of_its_answer_ends_as_stalled() -> None:
-    scene = relaying(stall=0.05)
+async def test_a_client_that_is_dropped_at_the_end_of_its_answer_ends_as_stalled() -> None:
+    scene = relaying()
     scene.client.lag()
     scene.sink.data(b"one!")
+    scene.client.drop()
     assert await scene.ended is Ending.CLIENT_STALLED
 
 

@@ -166,3 +166,14 @@ async def test_a_slow_client_gets_the_whole_answer_across_the_seam() -> None:
     assert text_of(body) == "one two three four"
     assert objects(body)[-1]["eval_count"] == 4
     assert fleet.record.outcome == "complete"
+
+
+async def test_a_client_that_is_dropped_before_it_has_read_the_error_ends_as_stalled() -> None:
+    fleet = fleet_of(lagging=True, a=[FakeResponse([FIRST, chat([10]), Hang()])])
+    answering = asyncio.create_task(fleet.answer())
+    await auntil(lambda: fleet.upstream.exchanges and fleet.upstream.exchanges[0].paused)
+    fleet.upstream.exchanges[0].fail(LOST)
+    await auntil(lambda: fleet.writer.ended)
+    fleet.writer.drop()
+    assert len(errors_of(await answering)) == 1
+    assert fleet.record.outcome == "client stalled"
