@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 SECOND = 1_000_000_000
@@ -24,8 +25,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)\Z", re.ASCII)
 
 def seconds(text: str) -> float:
     """Parse seconds or a Go duration; may be negative. Raises ValueError."""
-    if _NUMBER.match(text):
-        return float(text)
+    if _NUMBER.match(text) and math.isfinite(number := float(text)):
+        return number
     try:
         return nanoseconds(text) / SECOND
     except ValueError:

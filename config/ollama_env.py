@@ -16,6 +16,12 @@ SUPPORTED = frozenset(
         "OLLAMA_DEBUG",
     }
 )
+_EXPECTED = {
+    "OLLAMA_KEEP_ALIVE": "a duration such as 5m, or whole seconds",
+    "OLLAMA_LOAD_TIMEOUT": "a duration such as 5m, or whole seconds",
+    "OLLAMA_MAX_QUEUE": "a whole number from 0 to 999999999",
+}
+"""Values of the variables whose invalid values Ollama ignores."""
 _NOT_FOR_SERVERS = frozenset({"OLLAMA_EDITOR", "OLLAMA_NOHISTORY"})
 """Variables of Ollama's command line (R200)."""
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
@@ -40,7 +46,10 @@ _REASONS = {
 def warnings(environ: Mapping[str, str]) -> list[str]:
     """Return a line for each variable that has no counterpart or an invalid value."""
     lines = [f"{name} has no effect: {_REASONS.get(name, _BY_FLAGS)}" for name in ignored(environ)]
-    lines += [f"{name} is invalid: its default applies, as in Ollama" for name in invalid(environ)]
+    lines += [
+        f"{name}: '{trimmed(environ[name])[:40]}' is not {_EXPECTED[name]}: the default applies, as in Ollama"
+        for name in invalid(environ)
+    ]
     return lines
 
 

@@ -141,11 +141,16 @@ def _absolute_path(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
+YEAR = 86400 * 365
+"""Longest duration of our own settings, in seconds. A longer one is a typing mistake."""
 Seconds = Annotated[float, BeforeValidator(_parse_duration)]
-Duration = Annotated[Seconds, Field(gt=0, le=86400 * 365)]
-DurationOrZero = Annotated[Seconds, Field(ge=0, le=86400 * 365)]
+Duration = Annotated[Seconds, Field(gt=0, le=YEAR)]
+DurationOrZero = Annotated[Seconds, Field(ge=0, le=YEAR)]
 InfiniteIfNegative = Annotated[Seconds, AfterValidator(_infinite_if_negative)]
 InfiniteUnlessPositive = Annotated[InfiniteIfNegative, AfterValidator(_infinite_if_zero)]
+"""For settings that Ollama has too, which takes any length."""
+Unlimited = Annotated[Seconds, Field(le=YEAR), AfterValidator(_infinite_if_negative), AfterValidator(_infinite_if_zero)]
+"""A duration up to a year; infinite if it is 0 or less."""
 Secret = Annotated[SecretStr, BeforeValidator(_read_file), AfterValidator(_check_printable)]
 StrongSecret = Annotated[Secret, AfterValidator(_check_length)]
 ApiKeys = Annotated[tuple[ApiKey, ...], BeforeValidator(_collect_api_keys), AfterValidator(require_unique)]

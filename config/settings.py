@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from vllama_pool.config.environment import Env, env_of, source_variable, values_for
+from vllama_pool.config.environment import Env, env_of, source_variable, trimmed, values_for
 from vllama_pool.config.log_config import Level
 from vllama_pool.config.redaction import redacted
 from vllama_pool.config.redis_address import RedisAddress
 from vllama_pool.config.setting_types import (
+    YEAR,
     ApiKeys,
     Duration,
     DurationOrZero,
@@ -38,6 +40,7 @@ from vllama_pool.config.setting_types import (
     RedisUrl,
     Secret,
     StrongSecret,
+    Unlimited,
 )
 
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
@@ -155,7 +158,7 @@ class RouterSettings(_Settings):
     body_limit: Annotated[ByteSize, Field(gt=0, le=1 << 32), Env("VLLAMA_BODY_LIMIT")] = ByteSize(64 << 20)
     model_writes: Annotated[bool, Env("VLLAMA_MODEL_WRITES")] = True
     """Let clients create, copy and delete virtual models."""
-    idle_timeout: Annotated[InfiniteUnlessPositive, Env("VLLAMA_IDLE_TIMEOUT")] = 3600.0
+    idle_timeout: Annotated[Unlimited, Env("VLLAMA_IDLE_TIMEOUT")] = 3600.0
     """Time until a client's connection without a request is closed. Ollama sets no limit."""
     max_queue: Annotated[int, Field(ge=0, le=10**9), Env("VLLAMA_MAX_QUEUE", "OLLAMA_MAX_QUEUE")] = 512
     """Waiting requests per router process, beyond the slots of the model's workers (R161, R188)."""
@@ -168,7 +171,7 @@ class RouterSettings(_Settings):
     """Maximum pause within an answer."""
     answer_timeout: Annotated[Duration, Env("VLLAMA_ANSWER_TIMEOUT")] = 1800.0
     """Time to the answer of a worker that sends nothing before it is complete, as on /v1 without `stream`."""
-    total_timeout: Annotated[InfiniteUnlessPositive, Env("VLLAMA_TOTAL_TIMEOUT")] = math.inf
+    total_timeout: Annotated[Unlimited, Env("VLLAMA_TOTAL_TIMEOUT")] = math.inf
     """Time from a request to the end of its response, with the time in queues and all attempts."""
     decisions: Annotated[int, Field(ge=0, le=20_000), Env("VLLAMA_DECISIONS")] = 2000
     """Latest requests per router process that `vllama explain` and `vllama check --against last` know; 0 for none."""
@@ -184,11 +187,11 @@ class RouterSettings(_Settings):
     latest failed, or somebody asks for `/readyz`; 0 for never."""
     poison_time: Annotated[Duration, Env("VLLAMA_POISON_TIME")] = 600.0
     """Time for which a request that crashed two engines is refused, and for which crashes are remembered."""
-    head_timeout: Annotated[InfiniteUnlessPositive, Env("VLLAMA_HEAD_TIMEOUT")] = 10.0
+    head_timeout: Annotated[Unlimited, Env("VLLAMA_HEAD_TIMEOUT")] = 10.0
     """Time from the first byte of a request's head to its last."""
-    body_timeout: Annotated[InfiniteUnlessPositive, Env("VLLAMA_BODY_TIMEOUT")] = 60.0
+    body_timeout: Annotated[Unlimited, Env("VLLAMA_BODY_TIMEOUT")] = 60.0
     """Time for a request's body to arrive, unless it arrives at 8 KiB/s."""
-    client_stall: Annotated[InfiniteUnlessPositive, Env("VLLAMA_CLIENT_STALL")] = 60.0
+    client_stall: Annotated[Unlimited, Env("VLLAMA_CLIENT_STALL")] = 60.0
     """Time until a client is dropped that reads less than 4 KiB of its response."""
     max_connections: Annotated[int, Field(ge=0, le=10**7), Env("VLLAMA_MAX_CONNECTIONS")] = 65_536
     """Clients' connections per router process; 0 for no limit. Open files limit them too."""
@@ -207,20 +210,23 @@ class WorkerSettings(_Settings):
 def error_lines(error: ValidationError, environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return one line per error: "VARIABLE: what is wrong; what to do".
 
-    Does not repeat values, which may be secrets, except where a check quotes a harmless one.
+    Repeats values of numbers only, because others may be secrets, and those that a check quotes.
     """
     settings = next((kind for kind in (RouterSettings, WorkerSettings) if kind.__name__ == error.title), None)
     lines: dict[str, None] = {}
     for item in error.errors(include_url=False, include_input=False):
         if item["type"] == "default_factory_not_called":  # a consequence of another error
             continue
-        name = _variable_of(settings or RegistrySettings, item["loc"], environ)
-        message = str(item["ctx"]["error"]) if item["type"] == "value_error" else _describe(item)
+        name, field = _variable_of(settings or RegistrySettings, item["loc"], environ)
+        message = str(item["ctx"]["error"]) if item["type"] == "value_error" else _describe(item, name, field, environ)
         lines[redacted(f"{name}: {message}")] = None
     return list(lines)
 
 
-def _variable_of(model: type[BaseModel], loc: tuple[int | str, ...], environ: Mapping[str, str]) -> str:
+def _variable_of(
+    model: type[BaseModel], loc: tuple[int | str, ...], environ: Mapping[str, str]
+) -> tuple[str, FieldInfo | None]:
+    """Return the variable that sets a field, and the field; an unknown argument is its own name."""
     for part in loc:
         field = model.model_fields.get(str(part))
         if field is None:
@@ -228,21 +234,47 @@ def _variable_of(model: type[BaseModel], loc: tuple[int | str, ...], environ: Ma
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             model = field.annotation
             continue
-        return source_variable(env_of(field), environ) or str(part)
-    return ".".join(str(part) for part in loc)
+        return source_variable(env_of(field), environ) or str(part), field
+    return ".".join(str(part) for part in loc), None
 
 
 _HINTS = {
     "bool_parsing": "expected true or false; write 1 or 0",
-    "int_parsing": "expected a whole number; correct it",
     "byte_size": "expected a size; write one such as 64MiB",
     "byte_size_unit": "expected a size; write one such as 64MiB",
 }
 
 
-def _describe(item: Any) -> str:
+_BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than_equal": "le"}
+
+
+def _describe(item: Any, name: str, field: FieldInfo | None, environ: Mapping[str, str]) -> str:
+    kind = item["type"]
+    if field is not None and (kind.startswith("int_") or kind in _BOUNDS):
+        text = trimmed(environ.get(name, ""))
+        given = f"'{text if len(text) <= 40 else text[:37] + '...'}'" if text else "the value"
+        allowed = _whole_numbers(field) if field.annotation is int else _limit(_BOUNDS[kind], item["ctx"])
+        return f"{given} {allowed}"
     if item["type"] in _HINTS:
         return _HINTS[item["type"]]
     if item["type"] == "literal_error":
         return f"expected {item['ctx']['expected']}; write one of them"
     return f"{item['msg'].removeprefix('Input ').lower()}; correct it"
+
+
+def _whole_numbers(field: FieldInfo) -> str:
+    low, high = (
+        next(getattr(item, bound) for item in field.metadata if hasattr(item, bound)) for bound in ("ge", "le")
+    )
+    return f"is not a whole number from {low} to {high}; correct it"
+
+
+def _limit(bound: str, context: Mapping[str, Any]) -> str:
+    """Describe a bound of a duration or a size that was not kept."""
+    number = "8760h, a year" if context[bound] == YEAR else f"{context[bound]:.0f}"
+    wrong, right = {
+        "gt": ("is not more than {}", "more than {}"),
+        "ge": ("is less than {}", "{} or more"),
+        "le": ("is more than {}", "{} or less"),
+    }[bound]
+    return f"{wrong.format(number)}; write {right.format(number.partition(',')[0])}"

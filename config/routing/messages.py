@@ -113,7 +113,8 @@ def _describe(error: Any, path: Path, given: _Given) -> str:
 def _range(context: Mapping[str, Any]) -> str:
     for bound, advice in (("ge", "{} or more"), ("gt", "more than {}"), ("le", "{} or less"), ("lt", "less than {}")):
         if bound in context:
-            return "write " + advice.format(f"{context[bound]:g}" if context[bound] < _EXACT else context[bound])
+            number = context[bound]
+            return "write " + advice.format(f"{number:g}" if number < _EXACT else f"{number:.0f}")
     return "write another number"
 
 

@@ -18,8 +18,9 @@ def scale_problems(document: Document) -> Iterator[Problem]:
             path: Path = ("models", name, "scale", "from_zero")
             message = "a pattern has no name to list without a worker; give the model an entry of its own"
             yield Problem(document.value_place(path), dotted(path), message)
-        queue = mapping_of(entry.get("limits")).get("queue")
-        if queue == 0 and not isinstance(queue, bool):
+        limits = mapping_of(entry.get("limits"))
+        queue = limits.get("queue")
+        if queue == 0 and not isinstance(queue, bool) and limits.get("concurrency") is None:
             path = ("models", name, "limits", "queue")
             message = "no request may wait, but scale.from_zero lets them wait for a worker; raise it or remove scale"
             yield Problem(document.value_place(path), dotted(path), message)

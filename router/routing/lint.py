@@ -146,8 +146,6 @@ def idle_limits(table: RoutingTable) -> Iterator[Remark]:
 def _idle_limits(limits: Limits | None) -> Iterator[tuple[KeyPath, str]]:
     if limits is None:
         return
-    if limits.wait is not None and limits.concurrency is None:
-        yield ("limits", "wait"), "has no effect without 'concurrency'; add it, or remove this"
     if limits.output and limits.context and limits.output >= limits.context:
         message = f"{limits.output} is not less than 'context', {limits.context}, which also holds the prompt"
         yield ("limits", "output"), f"{message}; lower it, or raise 'context'"

@@ -163,11 +163,6 @@ def test_a_fallback_that_is_in_maintenance() -> None:
     ("entry", "path", "message"),
     [
         (
-            {"limits": {"wait": 3.0}},
-            "limits.wait",
-            "has no effect without 'concurrency'; add it, or remove this",
-        ),
-        (
             {"limits": {"output": 100, "context": 100}},
             "limits.output",
             "100 is not less than 'context', 100, which also holds the prompt; lower it, or raise 'context'",
