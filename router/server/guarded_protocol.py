@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import socket
 import struct
 import termios
+from contextlib import suppress
 
 from vllama_pool.router.server.connection_lifetime import ConnectionProtocol
 from vllama_pool.router.server.connection_limits import CONNECTIONS, ConnectionLimits, ConnectionRefusal
@@ -65,6 +67,7 @@ class GuardedProtocol(ConnectionProtocol):
         """As in `slow_readers.Behind`. The owner of a response learns it from its `drained`."""
         self._report(unread(self._address, text))
         self.flow.give_up()
+        _reset_at_close(self.transport)
         self.transport.abort()
 
     @property
@@ -97,3 +100,10 @@ def _descriptor(transport: asyncio.BaseTransport) -> int:
     """Return -1 for a closed socket."""
     sock = transport.get_extra_info("socket")
     return -1 if sock is None else int(sock.fileno())
+
+
+def _reset_at_close(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel discard what it has not sent. Otherwise it keeps that, up to megabytes, until the client reads."""
+    sock = transport.get_extra_info("socket")
+    with suppress(OSError):  # gone already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -40,7 +40,7 @@ def main() -> int:
     if args.leavings:
         return let_leave(args.leavings)
     try:
-        rows = chosen(args.rows)
+        rows = chosen(args.rows, full=args.full)
     except KeyError as unknown:
         parser.error(f"no such row: {unknown.args[0]}")
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:

@@ -33,6 +33,8 @@ class Plan:
     routers: int = ROUTERS
     workers: int = WORKERS
     routing: str = ROUTING
+    send_buffer: int = 0
+    """Bytes of a client's connection in the kernel; 0 for as many as the kernel likes."""
     sentinels: bool = False
     """The registry is a primary with a replica and three Sentinels."""
     clocks: bool = False
@@ -137,6 +139,7 @@ async def fleet(folder: Path, plan: Plan = USUAL) -> AsyncIterator[Fleet]:
                     **of_clock.get("routers", {}),
                     **plan.router_env,
                 },
+                send_buffer=plan.send_buffer,
             )
             for number in range(plan.routers)
         ]

@@ -130,14 +130,18 @@ class Valkey(Child):
 class Router(Child):
     """One router process on a port that stays the same over restarts."""
 
-    def __init__(self, name: str, folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, name: str, folder: Path, env: Mapping[str, str], *, send_buffer: int = 0) -> None:
+        """`send_buffer`: bytes of a client's connection in the kernel; 0 for as many as the kernel likes."""
         super().__init__(name, folder)
         self.env = {"VLLAMA_STATE_DIR": str(folder / f"state-{name}"), **env}
         self.port = free_ports()
         self.url = f"http://127.0.0.1:{self.port}"
+        self._send_buffer = send_buffer
 
     def start(self) -> None:
         listening = socket.create_server(("127.0.0.1", self.port), backlog=1024)
+        if self._send_buffer:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
         own = {LISTEN_FD: str(listening.fileno()), PROCESS: str(RouterInstance.new_family(1)[0])}
         words = [sys.executable, "-m", "vllama_pool.router.start"]
         with listening:

@@ -135,6 +135,8 @@ class Row:
     proves: str
     run: Run
     plan: Plan
+    full_plan: Plan
+    """Of the full size."""
     allowed: frozenset[str]
     """Kinds of errors that clients may see; see `Verdict.kind`."""
     may_lose: bool
@@ -143,6 +145,9 @@ class Row:
     @property
     def number(self) -> int:
         return int(self.name[1:])
+
+    def plan_of(self, *, full: bool) -> Plan:
+        return self.full_plan if full else self.plan
 
 
 class Rows:
@@ -158,13 +163,14 @@ class Rows:
         proves: str,
         *,
         plan: Plan = USUAL,
+        full_plan: Plan | None = None,
         allowed: Iterable[str] = (),
         may_lose: bool = False,
     ) -> Callable[[Run], Run]:
         def add(run: Run) -> Run:
             if name in self._rows:
                 raise ValueError(f"two rows are named {name}")
-            self._rows[name] = Row(name, fault, proves, run, plan, frozenset(allowed), may_lose)
+            self._rows[name] = Row(name, fault, proves, run, plan, full_plan or plan, frozenset(allowed), may_lose)
             return run
 
         return add
@@ -251,7 +257,7 @@ class Stage:
     async def run(self, row: Row) -> Finding:
         start = time.monotonic()
         try:
-            running = await self._ready(row.plan)
+            running = await self._ready(row.plan_of(full=self._full))
         except BROKEN as error:
             await self.close()
             return Finding(row, seconds=time.monotonic() - start, problems=(f"the fleet did not start: {error}",))

@@ -1,11 +1,10 @@
-"""Clients that leave, read slowly, write slowly, or send too much."""
+"""Clients that leave, write slowly, or send too much."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import random
-import socket
 import statistics
 import time
 from collections import Counter
@@ -40,9 +39,6 @@ def add(rows: Rows) -> None:
         "Descriptors, leases and places come back to their base.",
         plan=FULL,
     )(leave_at_random)
-    rows.row("F23", "50 clients read a byte per second", "Slow readers take little memory, and others notice nothing.")(
-        read_slowly
-    )
     rows.row("F24", "clients that never finish a request's head", "They are closed in time; others notice nothing.")(
         write_slowly
     )
@@ -102,41 +98,6 @@ async def least_descriptors(scene: Scene) -> int:
         await asyncio.sleep(0.2)
         least = min(least, descriptors(scene))
     return least
-
-
-async def read_slowly(scene: Scene) -> None:
-    fast = await scene.static_worker("--max-num-seqs", "64", "--tokens-per-second", "4000", "--ttft", "0", model="fast")
-    await scene.route(fast=fast.url)
-    processes = [psutil.Process(router.pid) for router in scene.fleet.routers]
-    readers = 50
-    before = sum(process.memory_info().rss for process in processes)
-    usual = await quiet_load(scene)
-    slow = []
-    for number in range(readers):
-        made = socket.create_connection(("127.0.0.1", scene.fleet.ports[number % 2]))
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
-        made.sendall(Request(f"slow {number}", 7000, model="fast").bytes())
-        made.setblocking(False)
-        slow.append(made)
-    answered: set[int] = set()
-    try:
-        start = time.monotonic()
-        during = await quiet_load(scene)
-        while time.monotonic() - start < scene.size(3, 30):
-            for number, each in enumerate(slow):
-                with contextlib.suppress(BlockingIOError, ConnectionResetError):
-                    if each.recv(1):
-                        answered.add(number)
-            await asyncio.sleep(1)
-        grown = sum(process.memory_info().rss for process in processes) - before
-    finally:
-        for each in slow:
-            each.close()
-    scene.notes.append(f"{grown / readers / KIB:.0f} KiB per slow reader")
-    scene.check(len(answered) == readers, f"only {len(answered)} slow readers got a byte")
-    scene.check(grown <= readers * 256 * KIB + 8 * MIB, f"routers grew by {grown / MIB:.0f} MiB")
-    check_unaffected(scene, usual, during)
-    await scene.recovers(scene.fleet.at_rest, 5, "all counts are 0")
 
 
 async def write_slowly(scene: Scene) -> None:

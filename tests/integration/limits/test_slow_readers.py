@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -84,6 +85,17 @@ async def test_a_client_that_reads_nothing_is_dropped_and_its_response_ends() ->
         await auntil(lambda: not door.server.server_state.connections, 10, "the connection to end")
         assert [refusal.reason for refusal in door.refusals] == [Reason.UNREAD]
         assert "VLLAMA_CLIENT_STALL" in door.refusals[0].text
+        client.close()
+
+
+async def test_a_client_that_is_dropped_is_reset_so_that_the_kernel_keeps_nothing_for_it() -> None:
+    app = App()
+    async with serving(app.stream, limit=0.5) as door:
+        client = await ask(door)
+        poll = select.poll()
+        poll.register(client, 0)  # reports a reset; an end would wait behind what the client does not read
+        await auntil(lambda: bool(poll.poll(0)), 20, "the client to be reset")
+        assert app.stalled
         client.close()
 
 

@@ -7,7 +7,7 @@ async def nothing(scene: Scene) -> None: ...
 
 
 def row(name: str, *allowed: str, may_lose: bool = False) -> Row:
-    return Row(name, f"the fault of {name}", "Nothing is lost.", nothing, USUAL, frozenset(allowed), may_lose)
+    return Row(name, f"the fault of {name}", "Nothing is lost.", nothing, USUAL, USUAL, frozenset(allowed), may_lose)
 
 
 PASSED = Finding(row("F1", "503", "line"), requests=20, errors="2 x 503", recovered=1.25)
