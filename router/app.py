@@ -15,6 +15,7 @@ from litestar import Litestar
 from litestar.handlers import BaseRouteHandler
 from litestar.routes import HTTPRoute
 
+from vllama_pool.config.routing.queue_checks import unable_to_wait
 from vllama_pool.config.routing.table import RoutingTable, load
 from vllama_pool.config.routing.watch import FileWatch, Watched
 from vllama_pool.config.settings import RouterSettings
@@ -102,7 +103,11 @@ def create_app(
     reloader = None
     if watch is not None:
         parts, fleet = reloadable_parts(state, keys, use_access), make_fleet(state, reports)
-        reloader = Reloader(table, watch, parts, fleet, reload_request, last_table, logs=instance.index == 0)
+        reloader = Reloader(
+            *(table, watch, parts, fleet, reload_request, last_table),
+            warnings=partial(unable_to_wait, max_queue=settings.max_queue),
+            logs=instance.index == 0,
+        )
     path = make_request_path(settings, collaborators, state, instance.total)
     served = operations(collaborators.clock, settings.stall_timeout, settings.max_choices)
     hot = {operation.path: partial(path.inference.handle, operation) for operation in served}

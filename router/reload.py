@@ -11,7 +11,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,10 +95,11 @@ class Reloader:
         request: ReloadRequest,
         last: LastTable,
         *,
+        warnings: Callable[[RoutingTable], Iterable[Problem]] = lambda table: (),
         logs: bool = True,
     ) -> None:
         """`table` is live. `watch` began before it was read. `last` keeps what is live. `logs`: False if another
-        process logs the same."""
+        process logs the same. `warnings`: of a table that takes effect nevertheless."""
         self._file = table.files[0]
         self._live = table
         self._watch = watch
@@ -108,6 +109,7 @@ class Reloader:
         self._last = last
         self._kept: RoutingTable | None = None
         self._logs = logs
+        self._warnings = warnings
         self._candidate: _Reading | None = None
         self._adopt_at = 0.0
         self._state = RoutingFileState(str(self._file), table.revision, time.time())
@@ -223,6 +225,8 @@ class Reloader:
             models,
             workers,
         )
+        for warning in self._warnings(table):
+            self._say(logging.WARNING, "routing file: %s", warning)
 
     def _keep(self, asked: bool) -> None:
         """The file is, again, what is live."""

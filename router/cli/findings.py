@@ -10,7 +10,7 @@ import msgspec
 
 from vllama_pool.config.printable import printable
 from vllama_pool.config.redaction import redacted
-from vllama_pool.config.routing.places import Place, dotted
+from vllama_pool.config.routing.places import Place, Problem, dotted
 from vllama_pool.config.routing.table import RoutingError, RoutingTable
 from vllama_pool.router.routing.lint import Remark, place_of
 
@@ -40,6 +40,11 @@ def errors_of(error: RoutingError) -> list[Finding]:
 def warnings_of(table: RoutingTable, file: str, remarks: Iterable[Remark]) -> list[Finding]:
     """Place the remarks in the file, in its order."""
     return sorted((_warning(table, file, remark) for remark in remarks), key=lambda each: (each.line, each.column))
+
+
+def as_warning(problem: Problem, file: str) -> Finding:
+    key, message = _clean(problem.key), _clean(problem.message)
+    return Finding(WARNING, problem.file or file, problem.line, problem.column, key, message)
 
 
 def as_error(warning: Finding) -> Finding:

@@ -14,6 +14,7 @@ from pathlib import Path
 from vllama_pool.config.log_config import configure_logging
 from vllama_pool.config.routing import table
 from vllama_pool.config.routing.key_checks import check_keys
+from vllama_pool.config.routing.queue_checks import unable_to_wait
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.config.startup_checks import startup_problem
 from vllama_pool.router.instance import RouterInstance
@@ -52,6 +53,8 @@ def serve(
     if problem:
         raise CannotLaunch(problem)
     check_keys(routing, settings.api_keys, required=False)
+    for warning in unable_to_wait(routing, settings.max_queue):
+        console.error(f"warning: {warning}")
     workers = expand_groups(groups, first_port=first_worker_port, host=socket.gethostname())
     for worker in workers:
         check_worker(worker)

@@ -6,14 +6,26 @@ from pathlib import Path
 
 import click
 import msgspec
+from pydantic import ValidationError
 
 from vllama_pool.config.printable import printable
 from vllama_pool.config.routing import table as routing
+from vllama_pool.config.routing.queue_checks import unable_to_wait
+from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.cli.commands.common import CommandFailed
 from vllama_pool.router.cli.commands.router_client import url_option
 from vllama_pool.router.cli.commands.terminal import output, show
 from vllama_pool.router.cli.comparison import ComparisonView, comparison_text, view_comparison
-from vllama_pool.router.cli.findings import ERROR, Finding, as_error, errors_of, github_command, text_line, warnings_of
+from vllama_pool.router.cli.findings import (
+    ERROR,
+    Finding,
+    as_error,
+    as_warning,
+    errors_of,
+    github_command,
+    text_line,
+    warnings_of,
+)
 from vllama_pool.router.cli.tables import routing_table
 from vllama_pool.router.routing.lint import lint
 
@@ -109,8 +121,17 @@ def _check(file: Path) -> tuple[routing.RoutingTable | None, Checked]:
         checked.errors = errors_of(error)
         return None, checked
     checked.revision, checked.models, checked.workers = table.revision, len(table.models), len(table.workers)
-    checked.warnings = warnings_of(table, str(file), lint(table))
+    blocked = [as_warning(problem, str(file)) for problem in unable_to_wait(table, _max_queue())]
+    checked.warnings = [*blocked, *warnings_of(table, str(file), lint(table))]
     return table, checked
+
+
+def _max_queue() -> int:
+    """Return the setting of this environment, which the router may share."""
+    try:
+        return RouterSettings().max_queue
+    except ValidationError:  # `vllama serve` reports it
+        return 1
 
 
 def _live_warnings(file: Path, table: routing.RoutingTable, base_url: str | None) -> list[Finding]:

@@ -9,11 +9,13 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.support.until import auntil
+from vllama_pool.config.routing.queue_checks import unable_to_wait
 from vllama_pool.config.routing.table import RoutingTable, load
 from vllama_pool.config.routing.watch import QUIET, FileWatch, Watched
 from vllama_pool.router.last_table import LastTable
@@ -199,6 +201,23 @@ async def test_a_process_that_is_not_to_log_logs_at_debug_only(
         file.write_text(BROKEN)
         await router.failed()
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+async def test_a_warning_about_a_new_table_is_logged_when_it_takes_effect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_text(FIRST)
+    router = Router(file)
+    router.reloader = Reloader(
+        *(load(file), FileWatch(Watched((file,))), (), router._fleet(), router.request, LastTable()),
+        warnings=partial(unable_to_wait, max_queue=0),
+    )
+    async with running(router):
+        file.write_text("models: {a: {scale: {from_zero: true}}}\n")
+        await auntil(lambda: router.reloader.state.reloads == 1)
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.getMessage().startswith(f"routing file: {file}:1:22: models.a.scale.from_zero: no request can wait ")
 
 
 async def test_a_table_that_orphans_models_is_refused_by_name_and_cure(router: Router) -> None:

@@ -44,6 +44,18 @@ def test_strict_makes_warnings_errors_in_all_formats(file: Path) -> None:
     assert github.stdout.startswith("::error ")
 
 
+def test_a_model_whose_requests_cannot_wait_for_a_worker_is_a_warning(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text("models:\n  m: {scale: {from_zero: true}}\n")
+    assert check(file, "--strict").exit_code == 0
+    monkeypatch.setenv("OLLAMA_MAX_QUEUE", "0")
+    result = check(file)
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"vllama: {file}:2:15: warning: models.m.scale.from_zero: no request can wait ")
+    assert check(file, "--strict").exit_code == 1
+
+
 def test_strict_accepts_a_file_without_warnings(file: Path) -> None:
     file.write_text("models: {a: {serve: x}}\n")
     assert check(file, "--strict").exit_code == 0
