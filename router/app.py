@@ -96,7 +96,8 @@ def create_app(
     def use_access(access: Access) -> None:
         gate.use(access)
 
-    state = open_state(settings, table, collaborators, instance, file_state)
+    connections = ConnectionLimits(ConnectionBounds(settings.max_connections, settings.max_connections_per_client))
+    state = open_state(settings, table, collaborators, instance, file_state, connections.families)
     reports = Reports(state, instance, collaborators.clock, file_state)
     keyring = Keyring(settings, state.metrics.usage, instance.total)
     keys = KeyAccess(settings, keyring, state.routes, socket.gethostname())
@@ -113,8 +114,7 @@ def create_app(
     hot = {operation.path: partial(path.inference.handle, operation) for operation in served}
     arrivals = Arrivals(ArrivalLimits(settings.head_timeout, settings.body_timeout))
     readers = SlowReaders(settings.client_stall)
-    bounds = ConnectionBounds(settings.max_connections, settings.max_connections_per_client)
-    connection_state = {ARRIVALS: arrivals, SLOW_READERS: readers, CONNECTIONS: ConnectionLimits(bounds)}
+    connection_state = {ARRIVALS: arrivals, SLOW_READERS: readers, CONNECTIONS: connections}
     lifespan = make_lifespan(
         state.sources,
         reports.exchange,

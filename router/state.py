@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -25,6 +25,7 @@ from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.refusal import Reason
 from vllama_pool.router.telemetry.canary_metrics import CanaryMetrics
 from vllama_pool.router.telemetry.decisions import Decisions
+from vllama_pool.router.telemetry.families import Family
 from vllama_pool.router.telemetry.lease_metrics import LeaseMetrics
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
 from vllama_pool.router.telemetry.recent_names import RecentNames
@@ -72,8 +73,9 @@ def open_state(
     collaborators: Collaborators,
     instance: RouterInstance,
     file_state: FileState,
+    connections: Callable[[], Iterable[Family]],
 ) -> RouterState:
-    """`instance`: this process."""
+    """`instance`: this process. `connections`: metrics of clients' connections."""
     processes = instance.total  # that share the limits
     pool = Pool(time.monotonic, processes)
     pool.set_aside(Maintenance(table).message)
@@ -100,6 +102,7 @@ def open_state(
         shadows=shadow_metrics.families,
         canaries=canary_metrics.families,
         leases=lease_metrics.families,
+        connections=connections,
         panics=pool.panics,
         poison=lambda: (sources.poison.refusals, len(sources.poison.listed())),
     )

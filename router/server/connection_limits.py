@@ -7,9 +7,12 @@ without counting them.
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
+
+from vllama_pool.router.telemetry.families import Family
 
 CONNECTIONS = "vllama.connections"
 """Key of the ASGI lifespan state."""
@@ -33,8 +36,13 @@ class ConnectionBounds:
     """By address; by network of 64 bits for IPv6."""
 
 
+TOTAL, ADDRESS, FILES = "total", "address", "files"
+"""Limits, as `vllama_client_connections_refused_total` names them."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionRefusal:
+    limit: str
     text: str
     """For the client."""
     reason: str
@@ -55,6 +63,8 @@ class ConnectionLimits:
         self.open = 0
         self.refused = 0
         """Refused connections that are not closed yet. They are not counted as open."""
+        self._refusals = Counter({TOTAL: 0, ADDRESS: 0, FILES: 0})
+        """By limit, of all times."""
 
     def __repr__(self) -> str:
         return f"<ConnectionLimits {self.open} open>"
@@ -65,12 +75,26 @@ class ConnectionLimits:
         `address`: of the client; "" on a Unix socket. `descriptor`: number of the accepted socket.
         """
         refusal = self._refusal(address, descriptor)
-        if refusal is None:
-            self.open += 1
-            if self._bounds.per_client and address:
-                client = client_of(address)
-                self._of_client[client] = self._of_client.get(client, 0) + 1
-        return refusal
+        if refusal is not None:
+            self._refusals[refusal.limit] += 1
+            return refusal
+        self.open += 1
+        if self._bounds.per_client and address:
+            client = client_of(address)
+            self._of_client[client] = self._of_client.get(client, 0) + 1
+        return None
+
+    def families(self) -> Iterator[Family]:
+        """Return the metrics of this process."""
+        yield Family("vllama_client_connections", "Open connections of clients.", "gauge", series={(): self.open})
+        yield Family(
+            "vllama_client_connections_refused_total",
+            "Connections of clients beyond a limit: VLLAMA_MAX_CONNECTIONS (total), VLLAMA_MAX_CONNECTIONS_PER_CLIENT "
+            "(address), or open files (files).",
+            "counter",
+            ("limit",),
+            {(limit,): count for limit, count in self._refusals.items()},
+        )
 
     def refused_ended(self) -> None:
         self.refused -= 1
@@ -87,16 +111,16 @@ class ConnectionLimits:
         bounds = self._bounds
         if bounds.total and self.open >= bounds.total:
             cure = "raise VLLAMA_MAX_CONNECTIONS, or add router processes"
-            return ConnectionRefusal(BUSY, f"the process has {self.open} connections; {cure}")
+            return ConnectionRefusal(TOTAL, BUSY, f"the process has {self.open} connections; {cure}")
         if bounds.per_client and address and self._of_client.get(client_of(address), 0) >= bounds.per_client:
             cure = "if it is a proxy or many users, raise VLLAMA_MAX_CONNECTIONS_PER_CLIENT"
             reason = f"{address} has {bounds.per_client} connections; {cure}"
-            return ConnectionRefusal(TOO_MANY_OF_CLIENT, reason)
+            return ConnectionRefusal(ADDRESS, TOO_MANY_OF_CLIENT, reason)
         limit = self._descriptor_limit()
         needed = max(descriptor + 1, _PER_CLIENT_CONNECTION * (self.open + 1)) + min(SPARE_DESCRIPTORS, limit // 4)
         if 0 <= limit < needed:
             cure = "raise the limit on open files (ulimit -n, or LimitNOFILE= of systemd)"
-            return ConnectionRefusal(BUSY, f"few of the {limit} descriptors are left; {cure}")
+            return ConnectionRefusal(FILES, BUSY, f"few of the {limit} descriptors are left; {cure}")
         return None
 
 

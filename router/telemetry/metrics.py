@@ -42,6 +42,8 @@ class Readings:
     """Of copies to shadow targets."""
     canaries: Callable[[], Iterable[Family]] = tuple
     leases: Callable[[], Iterable[Family]] = tuple
+    connections: Callable[[], Iterable[Family]] = tuple
+    """Of clients."""
     panics: Callable[[float], Iterable[tuple[str, bool]]] = lambda now: ()
     """Served models, and whether breakers are ignored for them."""
     routing_file: Callable[[], RoutingFileState | None] = lambda: None
@@ -153,6 +155,7 @@ class RouterMetrics:
             *self._readings.shadows(),
             *self._readings.canaries(),
             *self._readings.leases(),
+            *self._readings.connections(),
             *self._counted(),
             *self.usage.families(),
         ]

@@ -14,6 +14,7 @@ from tests.support.until import auntil
 from vllama_pool.router.server.asgi import send_response
 from vllama_pool.router.server.connection_limits import BUSY, CONNECTIONS, ConnectionBounds, ConnectionLimits
 from vllama_pool.router.server.refusal import Reason
+from vllama_pool.router.telemetry.families import exposition
 
 GET = b"GET /api/version HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -42,6 +43,12 @@ class Client:
         self._writer.close()
 
 
+def shown(limits: ConnectionLimits) -> dict[str, float]:
+    """Return the metrics of /metrics, by name and labels."""
+    lines = [line.rsplit(" ", 1) for line in exposition(limits.families()).splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
 async def connect(door: FrontDoor) -> Client:
     return Client(*await asyncio.open_connection("127.0.0.1", door.port))
 
@@ -55,6 +62,12 @@ async def test_connections_beyond_the_total_get_503_until_one_closes() -> None:
         assert await beyond.ask() == b"503"
         assert json.loads(await beyond.rest()) == {"error": BUSY}
         assert [await client.ask() for client in clients] == [b"200"] * 3
+        assert shown(limits) == {
+            "vllama_client_connections": 3,
+            'vllama_client_connections_refused_total{limit="total"}': 1,
+            'vllama_client_connections_refused_total{limit="address"}': 0,
+            'vllama_client_connections_refused_total{limit="files"}': 0,
+        }
         clients.pop().close()
         await auntil(lambda: limits.open == 2, 5, "one connection less")
         clients.append(await connect(door))
@@ -89,6 +102,7 @@ async def test_one_address_may_have_its_share_only() -> None:
         other = Client(*await asyncio.open_connection("127.0.0.1", door.port, local_addr=("127.0.0.2", 0)))
         assert await other.ask() == b"200"
         assert all("127.0.0.1 has 2 connections" in refusal.text for refusal in door.refusals)
+        assert shown(limits)['vllama_client_connections_refused_total{limit="address"}'] == 2
         for client in (*clients, other):
             client.close()
 
@@ -121,6 +135,7 @@ async def test_new_clients_are_refused_while_descriptors_are_short_and_served_af
         assert await refused.ask() == b"503"
         assert await present.ask() == b"200"
         assert "raise the limit on open files" in door.refusals[0].text
+        assert shown(limits)['vllama_client_connections_refused_total{limit="files"}'] == 1
         limit = 4096
         later = await connect(door)
         assert await later.ask() == b"200"

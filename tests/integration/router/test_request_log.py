@@ -260,3 +260,10 @@ async def test_refusals_are_counted_by_reason(running: Fleet) -> None:
     assert 'vllama_refusals_total{reason="host"} 3.0' in page
     assert 'vllama_refusals_total{reason="missing_key"} 1.0' in page
     assert 'vllama_refusals_total{reason="origin"} 0.0' in page
+
+
+async def test_connections_of_clients_are_shown(running: Fleet) -> None:
+    page = (await running.http.get("/metrics")).text.splitlines()
+    (line,) = [line for line in page if line.startswith("vllama_client_connections ")]
+    assert float(line.split()[1]) >= 1
+    assert 'vllama_client_connections_refused_total{limit="total"} 0.0' in page
