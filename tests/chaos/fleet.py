@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.chaos.failover import Registry, Replicas
 from tests.chaos.fault_proxy import FaultProxy
 from tests.chaos.processes import Agent, Router, Valkey
-from tests.chaos.sentinels import Replicated, replicated
 from tests.chaos.waiting import wait_until
 from tests.support.clocks.shifted_clock import ShiftedClock, build
 
@@ -35,8 +35,8 @@ class Plan:
     routing: str = ROUTING
     send_buffer: int = 0
     """Bytes of a client's connection in the kernel; 0 for as many as the kernel likes."""
-    sentinels: bool = False
-    """The registry is a primary with a replica and three Sentinels."""
+    registry: Registry | None = None
+    """A registry that fails over, in place of the one Valkey."""
     clocks: bool = False
     """The time of day can be shifted, in Valkey, routers and agents apart."""
 
@@ -55,8 +55,8 @@ class Fleet:
     """The first worker's agent has a registry connection of its own."""
     routers: list[Router]
     workers: list[Agent]
-    replicated: Replicated | None = None
-    """With `Plan.sentinels`."""
+    replicas: Replicas | None = None
+    """With `Plan.registry`."""
     clocks: Mapping[str, ShiftedClock] = field(default_factory=dict)
     """With `Plan.clocks`: of the "registry", the "routers" and the "agents"."""
 
@@ -126,7 +126,7 @@ async def fleet(folder: Path, plan: Plan = USUAL) -> AsyncIterator[Fleet]:
         target = ("127.0.0.1", valkey.port)
         of_routers, of_agents, of_first = [await stack.enter_async_context(FaultProxy(target)) for _ in range(3)]
         shared = {"VLLAMA_FLEET_SECRET": SECRET}
-        registry = stack.enter_context(replicated(folder)) if plan.sentinels else None
+        registry = await stack.enter_async_context(plan.registry(folder)) if plan.registry else None
         other = {"VLLAMA_REDIS_URL": registry.url} if registry else {}
         routers = [
             Router(

@@ -55,8 +55,8 @@ class Scene:
     """Closed after the row."""
 
     def load(self, **options: object) -> Load:
-        """Return a load on all routers, whose outcomes are the row's."""
-        made = Load(lambda: self.fleet.ports, self.name, **options)  # type: ignore[arg-type]
+        """Return a load, on all routers by default, whose outcomes are the row's."""
+        made = Load(**{"ports": lambda: self.fleet.ports, "name": self.name, **options})  # type: ignore[arg-type]
         self.loads.append(made)
         return made
 

@@ -9,6 +9,7 @@ import time
 
 from redis.asyncio import Redis
 
+from tests.chaos.failover import cluster_of_six, sentinels
 from tests.chaos.fleet import FLAGS, SECRET, Plan
 from tests.chaos.load import exchange
 from tests.chaos.processes import Agent
@@ -20,7 +21,8 @@ from vllama_pool.workers.registry.keys import Keys
 from vllama_pool.workers.registry.record import ModelInfo, WorkerRecord
 from vllama_pool.workers.registry.signature import sign_record
 
-SENTINELS = Plan(sentinels=True)
+SENTINELS = Plan(registry=sentinels)
+CLUSTER = Plan(registry=cluster_of_six)
 ROUNDS = 4
 """Measurements with and without Redis, in turn."""
 SILENCE = 1.5
@@ -36,6 +38,12 @@ def add(rows: Rows) -> None:
         "primary of Sentinels killed",
         "The fleet follows the new primary, and loses nothing meanwhile.",
         plan=SENTINELS,
+    )(failed_over)
+    rows.row(
+        "F15",
+        "owner of the fleet's slot in a cluster killed",
+        "The fleet follows the new owner, and loses nothing meanwhile.",
+        plan=CLUSTER,
     )(failed_over)
     rows.row("F16", "routers cut off from Redis", "A worker that joins or leaves meanwhile is known soon after.")(
         routers_cut_off
@@ -106,12 +114,12 @@ async def flushed(scene: Scene) -> None:
 
 
 async def failed_over(scene: Scene) -> None:
-    replicas = scene.fleet.replicated
-    assert replicas is not None, "the plan has no Sentinels"
+    replicas = scene.fleet.replicas
+    assert replicas is not None, "the plan has no registry that fails over"
     joining = extra(scene, "joining")
     async with scene.load().running() as load:
         await load.until_complete(25)
-        replicas.primary.kill()
+        await replicas.primary.kill()
         start = time.monotonic()
         joining.start()
         await scene.recovers(

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 
+import httpx
 import psutil
 
 from tests.chaos.fleet import Plan
@@ -24,6 +25,8 @@ from tests.support.processes import is_alive
 FEW = Plan()
 """A fleet of its own, because its routers get a limit of descriptors that they cannot raise again."""
 DESCRIPTORS = 256
+STREAMS = 5
+"""A `vllama serve` is killed within so many."""
 
 
 def add(rows: Rows) -> None:
@@ -43,7 +46,9 @@ def add(rows: Rows) -> None:
     )(no_descriptors)
     rows.row("F37", "disk full", "Routers that cannot write a log or a file still serve.")(disk_full)
     rows.row("F38", "event loop blocked for two seconds", "A router that was away expels no worker.")(blocked)
-    rows.row("F40", "vllama serve killed", "Nothing of it remains, and it starts again.")(parent_killed)
+    rows.row("F40", "vllama serve killed", "Streams end first, then nothing of it remains; it starts again.")(
+        parent_killed
+    )
 
 
 async def killed(scene: Scene) -> None:
@@ -153,23 +158,38 @@ async def exchange_works(port: int) -> bool:
 
 
 async def parent_killed(scene: Scene) -> None:
+    """Kill `vllama serve` within streams, and start it again with the same state, ports and model.
+
+    Its Valkey ends at once. Its routers and workers end the streams first, as in a drain.
+    """
     folder = scene.fleet.folder / "serve"
     folder.mkdir(exist_ok=True)
-    port = free_ports()
+    port, of_worker = free_ports(), free_ports()
     words = [sys.executable, "-m", "vllama_pool.router.cli.main", "serve", "--port", str(port), "--model", "m"]
-    words += ["--vllm-port", str(free_ports()), "--engine", "simulated"]
-    env = {"VLLAMA_STATE_DIR": str(folder / "state")}
+    words += ["--vllm-port", str(of_worker), "--engine", "simulated"]
     for attempt in ("first", "second"):
-        serve = Serve(words, env, folder / f"{attempt}.log")
+        serve = Serve(words, {"VLLAMA_STATE_DIR": str(folder / "state")}, folder / f"{attempt}.log")
         scene.resources.push_async_callback(asyncio.to_thread, serve.end)
         await scene.until(lambda serve=serve: serve.says("ready. Try:"), 40, f"the {attempt} vllama serve is ready")  # type: ignore[misc]
-        outcome = await exchange(Request("hello", 10), [port])
-        scene.check(not outcome.lost and not outcome.verdict.kind, f"{attempt}: {outcome}")
+        async with scene.load(ports=lambda: [port], clients=10, tokens=10).running() as load:
+            await load.until_complete(20)
         tree = [serve.process, *serve.descendants()]
         scene.check(len(tree) >= 5, f"only {len(tree)} processes")
         valkey = serve.valkey
         assert valkey is not None, "there is no Valkey"
+        requests = [Request(f"{attempt} {number}", 60) for number in range(STREAMS)]
+        streams = [asyncio.create_task(exchange(request, [port])) for request in requests]
+        await scene.until(lambda: runs(of_worker, STREAMS), 10, "all streams are within their answers")
         start = time.monotonic()
         serve.process.kill()
         await scene.recovers(lambda valkey=valkey: not is_alive(valkey), 1, "Valkey is gone", since=start)  # type: ignore[misc]
-        await scene.until(lambda tree=tree: not any(map(is_alive, tree[1:])), 5, "no process remains")  # type: ignore[misc]
+        load.outcomes += await asyncio.gather(*streams)
+        start = time.monotonic()
+        await scene.recovers(lambda tree=tree: not any(map(is_alive, tree)), 3, "no process remains", since=start)  # type: ignore[misc]
+        scene.check(not serve.left(), f"there still are {serve.left()}")
+
+
+async def runs(port: int, count: int) -> bool:
+    """Return True if a simulated worker runs so many requests."""
+    async with httpx.AsyncClient(trust_env=False, timeout=2) as http:
+        return bool((await http.get(f"http://127.0.0.1:{port}/simulated/stats")).json()["running"] == count)
