@@ -76,7 +76,7 @@ class PreflightRequest(msgspec.Struct, frozen=True):
     path: str
     body: bytes
     then: Callable[[bytes], NextStep]
-    """Returns the next step, given a 200's body. Raises AttemptFailed."""
+    """Returns the next step, given a 200's body. Raises AttemptFailed, or DecodeError for what is not an answer."""
 
 
 NextStep: TypeAlias = UpstreamRequest | PreflightRequest | DirectResponse

@@ -14,6 +14,8 @@ import msgspec
 from vllama_pool.router.balance.canary import Need, Question, is_due, question_for
 from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Lease, Outcome
 from vllama_pool.router.balance.worker import Worker
+from vllama_pool.router.errors import AttemptFailed, Unavailable
+from vllama_pool.router.protocol.vllm.whole_answer import NOT_AN_ANSWER, is_answer, read_choices, read_list
 from vllama_pool.router.proxy.attempt import Upstream, upstream_headers
 from vllama_pool.router.proxy.preflight import Answer, Collector
 from vllama_pool.router.proxy.worker_errors import classify_response, transport_failure
@@ -91,12 +93,12 @@ class Canaries:
         try:
             async with asyncio.timeout(self._timeout):
                 answer = await self._ask(worker, question)
-            if answer.status == 200:
+            if answer.status == 200 and is_answer(read_list if question.embeds else read_choices, answer.body):
                 lease.record_first_content()
                 outcome = Completed(1)
                 self._metrics.ended("answered")
             else:
-                outcome = Errored(classify_response(answer.status, answer.headers, answer.body))
+                outcome = Errored(_failure(answer))
                 self._metrics.ended("failed")
         except TransportError as error:
             outcome = Errored(transport_failure(error))
@@ -131,6 +133,12 @@ class Canaries:
 
     def _now(self) -> float:
         return self._upstream.clock.monotonic_ns() / 1e9
+
+
+def _failure(answer: Answer) -> AttemptFailed:
+    if answer.status == 200:
+        return Unavailable(NOT_AN_ANSWER.text, status=502)
+    return classify_response(answer.status, answer.headers, answer.body)
 
 
 def _request(question: Question) -> tuple[str, bytes]:

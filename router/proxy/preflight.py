@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vllama_pool.router.errors import AttemptFailed, Faulty, Refused
 from vllama_pool.router.offload import offload
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
+from vllama_pool.router.protocol.vllm.api import INVALID_JSON
 from vllama_pool.router.proxy.worker_errors import MAX_ERROR_BODY, classify_response
 from vllama_pool.router.upstream.interface import TransportError
 
@@ -17,6 +18,8 @@ MAX_PREFLIGHTS = 40
 
 MAX_RESPONSE_BYTES = 32 * 2**20
 """The largest responses carry a prompt's tokens."""
+
+INVALID_ANSWER = "the worker's response to {path} is invalid; check that it runs vLLM"
 
 BLOCKED_STATUSES = (403, 405)
 """Sent by proxies for a blocked route, and never by vLLM itself."""
@@ -70,12 +73,16 @@ async def run_preflight(step: NextStep, ask: Ask, size: int) -> UpstreamRequest 
     for _ in range(MAX_PREFLIGHTS):
         if not isinstance(step, PreflightRequest):
             return step
-        answer = await ask(step.path, step.body)
+        path = step.path
+        answer = await ask(path, step.body)
         if answer.status != 200:
-            raise _failure(answer, step.path)
+            raise _failure(answer, path)
         if len(answer.body) > MAX_RESPONSE_BYTES:
             raise Refused("the prompt is too long to be counted; shorten the prompt", status=400)
-        step = await offload(max(size, len(answer.body)), step.then, answer.body)
+        try:
+            step = await offload(max(size, len(answer.body)), step.then, answer.body)
+        except INVALID_JSON:
+            raise Refused(INVALID_ANSWER.format(path=path), status=501) from None
     if isinstance(step, PreflightRequest):
         raise Faulty("the worker's answers about the prompt lead nowhere", status=502)
     return step

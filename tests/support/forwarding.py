@@ -180,9 +180,13 @@ class Fleet:
         caps: tuple[AdmissionQueue, ...] = (),
         tenant: Tenant | None = None,
         address: str = "",
+        body: bytes | None = None,
     ) -> InFlight:
-        """Admit a request of the present task."""
-        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}).encode()
+        """Admit a request of the present task. `body`: if it is not a chat."""
+        body = (
+            body
+            or json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}).encode()
+        )
         resolution = Resolution("m", "m", group(self.pool), NO_DEFAULTS, FirstCandidate())
         if self._routes is not None:
             resolution = self._routes.resolve("m", self.pool)

@@ -35,7 +35,7 @@ from vllama_pool.router.protocol.operation import (
 from vllama_pool.router.protocol.vllm import api, limits, strict_templates
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
-from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, read_count, read_message
 from vllama_pool.router.protocol.vllm.window import lower, room_after, surely_fits
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -50,7 +50,7 @@ _BROKEN_CALL = re.compile(r": line \d+ column \d+ \(char \d+\)|for AnthropicCont
 
 
 class _Count(msgspec.Struct, frozen=True):
-    input_tokens: int = 0
+    input_tokens: int
 
 
 _decode_count = msgspec.json.Decoder(_Count).decode
@@ -247,4 +247,6 @@ def _put_first(upstream: Prompt, plan: ModelPlan) -> None:
 
 
 def translator(request: Prompt, timing: Timing, clock: Clock) -> StreamTranslator:
-    return MessageStream(request.model) if request.stream else WholeAnswer(request.model, with_message_id)
+    if isinstance(request, CountTokensRequest):
+        return WholeAnswer(request.model, read_count)
+    return MessageStream(request.model) if request.stream else WholeAnswer(request.model, read_message, with_message_id)

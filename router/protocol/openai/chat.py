@@ -17,7 +17,7 @@ from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.request_body import missing_field
 from vllama_pool.router.protocol.vllm.resumable import WITH_IDS, has_media, of_fields
 from vllama_pool.router.protocol.vllm.thinking_refusals import refuses_effort
-from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, both_reasonings
+from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, both_reasonings, read_choices
 from vllama_pool.router.protocol.vllm.window import lower, room_after, surely_fits
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -223,4 +223,4 @@ def _send(upstream: ChatCompletionRequest, sent: Sequence[api.VllmMessage], plan
 def translator(request: ChatCompletionRequest, timing: Timing, clock: Clock) -> StreamTranslator:
     if request.stream:
         return ChunkStream(request.model, request.n or 1, request.includes_usage)
-    return WholeAnswer(request.model, both_reasonings)
+    return WholeAnswer(request.model, read_choices, both_reasonings)

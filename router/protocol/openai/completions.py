@@ -18,7 +18,7 @@ from vllama_pool.router.protocol.vllm import api, limits, tokenize
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.request_body import missing_field
 from vllama_pool.router.protocol.vllm.resumable import WITH_IDS, of_fields
-from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, read_choices
 from vllama_pool.router.protocol.vllm.window import SLACK, lower, room_after, too_long
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -141,4 +141,4 @@ def _send(request: CompletionRequest, upstream: CompletionRequest, plan: ModelPl
 def translator(request: CompletionRequest, timing: Timing, clock: Clock) -> StreamTranslator:
     if request.stream:
         return ChunkStream(request.model, choices(request), request.includes_usage)
-    return WholeAnswer(request.model)
+    return WholeAnswer(request.model, read_choices)

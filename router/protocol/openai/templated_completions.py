@@ -14,7 +14,7 @@ from vllama_pool.router.protocol.operation import UpstreamRequest
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.resumable import WITH_IDS, of_fields
-from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, read_choices
 
 ONE_TEXT = "this model takes one text as 'prompt'; its routing file says completions: templated"
 
@@ -123,7 +123,9 @@ class TemplatedAnswer(WholeAnswer):
     __slots__ = ()
 
     def __init__(self, request: CompletionRequest) -> None:
-        super().__init__(request.model, lambda body: api.encode(_completion(_decode(body), request.model)))
+        super().__init__(
+            request.model, read_choices, lambda body: api.encode(_completion(_decode(body), request.model))
+        )
 
 
 def _completion(chat: _Chat, name: str) -> _Completion:

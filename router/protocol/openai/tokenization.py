@@ -21,7 +21,7 @@ from vllama_pool.router.protocol.vllm import api, strict_templates
 from vllama_pool.router.protocol.vllm.errors import WRONG_TASK
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.request_body import BodyDecoder, RefusedFields, missing_field
-from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, read_count, read_text_of_tokens
 from vllama_pool.workers.registry.record import ModelInfo
 
 REFUSED: Final = {
@@ -149,4 +149,5 @@ def _explain_route(path: str, failure: AttemptFailed) -> None:
 
 
 def translator(request: TokenRequest, timing: Timing, clock: Clock) -> StreamTranslator:
-    return WholeAnswer(request.model)
+    read = read_text_of_tokens if isinstance(request, DetokenizeRequest) else read_count
+    return WholeAnswer(request.model, read)

@@ -36,6 +36,7 @@ BODIES = {
     "a page": faults.Body(body="<html>502 Bad Gateway</html>", content_type="text/html"),
     "nothing": faults.Body(body=""),
     "null": faults.Body(body="null"),
+    "an empty object": faults.Body(body="{}"),
     "an error in a 200": faults.Body(body=ERROR),
     "an error event in a 200": faults.Body(body=f"data: {ERROR}\n\ndata: [DONE]\n\n", content_type=EVENTS),
     "an end without an answer": faults.Body(body="data: [DONE]\n\n", content_type=EVENTS),

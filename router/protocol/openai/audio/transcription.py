@@ -20,7 +20,7 @@ from vllama_pool.router.protocol.openai.audio.transcripts import WRITERS, Transc
 from vllama_pool.router.protocol.openai.model_kinds import TRANSCRIPTION
 from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm.request_body import invalid_value, not_for_clients
-from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, read_transcript
 from vllama_pool.router.protocol.vllm.window import lower
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -165,7 +165,7 @@ def translator(request: TranscriptionRequest, timing: Timing, clock: Clock) -> S
     if request.stream:
         return TranscriptStream(request.model, 1, request.stream_include_usage is True)
     write = WRITERS.get(request.response_format or "json")
-    return WholeAnswer(request.model) if write is None else TranscriptAnswer(request.model, write)
+    return WholeAnswer(request.model, read_transcript) if write is None else TranscriptAnswer(request.model, write)
 
 
 def content_type(request: TranscriptionRequest) -> str:

@@ -10,7 +10,7 @@ import msgspec
 from vllama_pool.router.protocol.openai.chunks import ChunkStream
 from vllama_pool.router.protocol.operation import StreamFailure
 from vllama_pool.router.protocol.vllm import api
-from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, read_transcript
 
 INVALID = "the worker's transcript is invalid"
 
@@ -36,7 +36,7 @@ class TranscriptAnswer(WholeAnswer):
     __slots__ = ("_format",)
 
     def __init__(self, name: str, write: Callable[[Transcript], str]) -> None:
-        super().__init__(name)
+        super().__init__(name, read_transcript)
         self._format = write
 
     def finish(self) -> bytes:

@@ -14,7 +14,7 @@ from vllama_pool.router.protocol.openai.chat import explain_context
 from vllama_pool.router.protocol.openai.model_kinds import Kind
 from vllama_pool.router.protocol.operation import Clock, NextStep, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, tokenize
-from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, read_list
 from vllama_pool.router.protocol.vllm.window import too_long, window_of
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -140,4 +140,4 @@ def explain(kind: Kind, request: PoolingRequest, field: str, failure: AttemptFai
 
 
 def translator(request: PoolingRequest, timing: Timing, clock: Clock) -> StreamTranslator:
-    return WholeAnswer(request.model)
+    return WholeAnswer(request.model, read_list)

@@ -28,7 +28,7 @@ from vllama_pool.router.protocol.operation import Clock, NextStep, StreamTransla
 from vllama_pool.router.protocol.vllm import api, strict_templates, tokenize
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.thinking_refusals import refuses_effort
-from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, read_response
 from vllama_pool.router.protocol.vllm.window import lower, room_after, surely_fits
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -204,4 +204,4 @@ def translator(call: ResponsesCall, timing: Timing, clock: Clock) -> StreamTrans
     encrypted = ENCRYPTED in (call.fields.include or ())
     if call.stream:
         return ResponsesStream(call.model, encrypted)
-    return WholeAnswer(call.model, with_encrypted_output if encrypted else None)
+    return WholeAnswer(call.model, read_response, with_encrypted_output if encrypted else None)

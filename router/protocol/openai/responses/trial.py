@@ -11,10 +11,12 @@ from functools import partial
 from hashlib import blake2b
 from typing import Final
 
+from vllama_pool.router.errors import Unavailable
 from vllama_pool.router.protocol.openai.responses.requests import ResponsesRequest
 from vllama_pool.router.protocol.openai.responses.tools import Tools
 from vllama_pool.router.protocol.operation import NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.vllm.whole_answer import NOT_AN_ANSWER, is_answer, read_response
 
 _MAX_ACCEPTED: Final = 4096
 
@@ -39,6 +41,8 @@ class Trials:
         return PreflightRequest(request.path, trial(), partial(self._accept, digest, request))
 
     def _accept(self, digest: bytes, request: UpstreamRequest, answer: bytes) -> UpstreamRequest:
+        if not is_answer(read_response, answer):
+            raise Unavailable(NOT_AN_ANSWER.text, status=502)
         if len(self._accepted) >= _MAX_ACCEPTED:
             self._accepted.clear()
         self._accepted.add(digest)

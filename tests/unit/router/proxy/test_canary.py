@@ -30,6 +30,7 @@ from vllama_pool.workers.registry.record import LoadReport, ModelInfo
 
 INTERVAL = 0.1
 TOKEN = FakeResponse([b'{"choices": [{"text": "2"}]}'])
+VECTOR = FakeResponse([b'{"data": [{"embedding": [1.0]}]}'])
 CHAT = ModelInfo(name="m", capabilities=("completion",))
 
 
@@ -74,7 +75,9 @@ async def running(
     ],
 )
 async def test_a_token_is_a_success_of_the_worker(capability: str, path: str, fields: dict[str, object]) -> None:
-    async with running(TOKEN, model=ModelInfo(name="m", capabilities=(capability,))) as case:
+    async with running(
+        VECTOR if capability == "embedding" else TOKEN, model=ModelInfo(name="m", capabilities=(capability,))
+    ) as case:
         await auntil(lambda: case.results()["answered"] == 1, 5)
         assert case.worker.answered_at > 0
         assert case.client.request_ids == [REQUEST_ID]
@@ -102,6 +105,14 @@ async def test_a_failure_counts_against_the_worker_as_a_requests_would(reply: Fa
         await auntil(lambda: case.results()["failed"] == 1, 5)
         await auntil(lambda: not case.worker.is_available(time.monotonic()), 5)
         assert not case.worker.health.silent
+
+
+@pytest.mark.parametrize("body", [b"{}", b"<html>", b'{"choices":[]}'])
+async def test_a_200_without_a_token_is_a_failure(body: bytes) -> None:
+    async with running(FakeResponse([body])) as case:
+        await auntil(lambda: case.results()["failed"] == 1, 5)
+        assert case.results()["answered"] == 0
+        assert case.worker.troubled
 
 
 async def test_nobody_is_asked_about_a_fleet_that_nobody_asks_about() -> None:

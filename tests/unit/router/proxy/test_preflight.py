@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import msgspec
 import pytest
 
 from vllama_pool.router.errors import AttemptFailed, Faulty, ModelGone, Refused
@@ -98,6 +99,17 @@ async def test_a_failed_preflight_is_classified_like_a_failed_request(
 ) -> None:
     with pytest.raises(kind):
         await Worker(failed).follow(PreflightRequest("/tokenize", b"", lambda _: SENT))
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"null"])
+async def test_a_200_that_is_not_an_answer_is_a_501_that_does_not_blame_the_worker(body: bytes) -> None:
+    def then(answer: bytes) -> NextStep:
+        msgspec.json.decode(answer, type=dict[str, int])
+        return SENT
+
+    with pytest.raises(Refused, match="the worker's response to /count is invalid") as refused:
+        await Worker(answer(body)).follow(PreflightRequest("/count", b"", then))
+    assert refused.value.status == 501
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from tests.support.protocol import STREAMS, stream
 from vllama_pool.router.protocol.anthropic.events import FAILED, MessageStream, with_message_id
 from vllama_pool.router.protocol.operation import StreamFailure, Usage
-from vllama_pool.router.protocol.vllm.whole_answer import STOPPED, WholeAnswer
+from vllama_pool.router.protocol.vllm.whole_answer import STOPPED, WholeAnswer, read_count, read_message
 
 
 def event(kind: str, **fields: Any) -> bytes:
@@ -63,7 +63,8 @@ def test_a_captured_stream_passes_with_the_models_name_as_spelled(captured: str,
     ],
 )
 def test_a_captured_whole_answer_passes_with_the_models_name_as_spelled(captured: str, usage: Usage) -> None:
-    answer, data = WholeAnswer("Mine", with_message_id), (STREAMS / f"{captured}.json").read_bytes()
+    read = read_count if captured == "messages-count" else read_message
+    answer, data = WholeAnswer("Mine", read, with_message_id), (STREAMS / f"{captured}.json").read_bytes()
     assert answer.feed(data) + answer.finish() == named(data)
     assert (answer.done, answer.failure, answer.usage) == (True, None, usage)
 
@@ -168,7 +169,7 @@ def test_a_message_without_a_stop_reason_was_given_up_by_the_worker() -> None:
     relayed = MessageStream("Mine")
     assert relayed.feed(START + finish(None)) == named(START)
     assert (relayed.begun, relayed.failure) == (False, StreamFailure(503, STOPPED))
-    answer = WholeAnswer("Mine")
+    answer = WholeAnswer("Mine", read_message)
     answer.feed(json.dumps({**MESSAGE, "model": "served"}).encode())
     answer.finish()
     assert (answer.done, answer.failure) == (False, StreamFailure(503, STOPPED))

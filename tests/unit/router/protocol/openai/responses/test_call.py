@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.protocol import CLOCK, MODEL, THINKER, TIMING, outgoing
 from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
-from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
+from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused, Unavailable
 from vllama_pool.router.protocol.openai.responses.requests import STATEFUL
 from vllama_pool.router.protocol.openai.responses.stream import ResponsesStream
 from vllama_pool.router.protocol.operation import Operation, PreflightRequest, UpstreamRequest
@@ -17,6 +17,7 @@ from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
 from vllama_pool.workers.registry.record import ModelInfo
 
+ACCEPTED = b'{"object":"response","status":"incomplete","output":[]}'
 FUNCTION = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 USER = {"type": "message", "role": "user", "content": "hi"}
 OPERATION: Operation[Any] = next(each for each in operations(CLOCK) if each.path == "/v1/responses")
@@ -31,7 +32,7 @@ def sent(info: ModelInfo = THINKER, defaults: Defaults = NO_DEFAULTS, **fields: 
     assert OPERATION.check(call, info) is None
     step = OPERATION.prepare(call, info, defaults)
     if isinstance(step, PreflightRequest):
-        step = step.then(b"{}")
+        step = step.then(ACCEPTED)
     assert isinstance(step, UpstreamRequest)
     assert step.path == "/v1/responses"
     assert step.whole != call.stream
@@ -344,13 +345,23 @@ def operation() -> Operation[Any]:
     return next(each for each in operations(CLOCK) if each.path == "/v1/responses")
 
 
+@pytest.mark.parametrize("answer", [b"", b"{}", b"<html>", b'{"status":null}'])
+def test_a_trial_that_gets_no_answer_fails_and_is_tried_again(answer: bytes) -> None:
+    tested, call = operation(), decode(stream=True, **LATE[0])
+    trial = tested.prepare(call, THINKER, NO_DEFAULTS)
+    assert isinstance(trial, PreflightRequest)
+    with pytest.raises(Unavailable):
+        trial.then(answer)
+    assert isinstance(tested.prepare(call, THINKER, NO_DEFAULTS), PreflightRequest)
+
+
 @pytest.mark.parametrize("fields", LATE, ids=str)
 def test_what_vllm_checks_in_mid_stream_is_tried_first_and_once(fields: dict[str, Any]) -> None:
     tested = operation()
     call = decode(stream=True, max_output_tokens=50, **fields)
     trial = tested.prepare(call, THINKER, NO_DEFAULTS)
     assert isinstance(trial, PreflightRequest)
-    step = trial.then(b"{}")
+    step = trial.then(ACCEPTED)
     assert isinstance(step, UpstreamRequest)
     whole = {**json.loads(step.body), "stream": False, "max_output_tokens": 1}
     assert (trial.path, json.loads(trial.body)) == (step.path, whole)

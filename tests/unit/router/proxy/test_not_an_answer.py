@@ -1,0 +1,46 @@
+"""A worker's 200 that is not an answer, on each route: another worker is asked, and the client gets one error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from tests.support.forwarding import Fleet
+from tests.support.operations import REQUESTS, Request
+from tests.support.upstream import FakeResponse
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.protocol.clock import SystemClock
+from vllama_pool.router.protocol.table import operations
+
+OPERATIONS = {operation.path: operation for operation in operations(SystemClock())}
+JSON = [request for request in REQUESTS if not request.hears]
+NOT_ANSWERS = {
+    **{text: text.encode() for text in ("{}", "[]", "null", '"hello"', "1", "<html>hello</html>")},
+    "nothing": b"",
+    "another API's object": b'{"object":"list","models":[]}',
+    "an empty list": b'{"choices":[],"data":[],"results":[]}',
+    "an event of {}": b"data: {}\n\n",
+    "an event of []": b"data: []\n\n",
+    "an event of null": b"data: null\n\n",
+    "an end after {}": b"data: {}\n\ndata: [DONE]\n\n",
+}
+
+
+@pytest.mark.parametrize("request_", JSON, ids=map(str, JSON))
+async def test_a_200_that_is_not_an_answer_is_a_failure_of_the_worker(request_: Request) -> None:
+    found = {}
+    for kind, body in NOT_ANSWERS.items():
+        fleet = Fleet(a=[FakeResponse([body])], b=[FakeResponse([body])])
+        sent = json.dumps(request_.content("m")["json"]).encode()
+        in_flight = fleet.begin(operation=OPERATIONS[request_.path], body=sent)
+        try:
+            async with asyncio.timeout(15):
+                found[kind] = await in_flight.run()
+        except ClientError as error:
+            found[kind] = error.status >= 500, fleet.upstream.workers, fleet.writer.status
+        finally:
+            in_flight.close()
+        fleet.assert_idle()
+    assert found == dict.fromkeys(NOT_ANSWERS, (True, ["a", "b"], 0))
