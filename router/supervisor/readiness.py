@@ -66,4 +66,6 @@ def _problem(workers: Mapping[str, RoutedWorker], state: RoutingState | None) ->
 
 def _routes(state: RoutingState, name: str, worker: RoutedWorker) -> bool:
     routed = state.workers.get(name)
-    return routed is not None and routed.generation == worker.generation and set(worker.models) <= set(routed.models)
+    if routed is None or not 0 < worker.generation <= routed.generation:  # higher: its agent took over from another
+        return False
+    return set(worker.models) <= set(routed.models)

@@ -113,13 +113,18 @@ async def test_a_beat_of_an_unknown_worker_asks_for_registration(registry: Regis
     assert await registry.beat("a", 1, LoadReport())
     await redis.flushall()
     assert not await registry.beat("a", 1, LoadReport())
-    assert await registry.register(record(), LoadReport()) != Fenced(1)
+    assert isinstance(await registry.register(record(), LoadReport()), Registered)
 
 
 async def test_an_older_generation_is_fenced(registry: Registry) -> None:
     newer, older = 2**62 + 1, 2**62  # equal as doubles, which is what Lua's numbers are
     await registry.register(record(generation=newer, url="http://127.0.0.1:2"), LoadReport())
-    assert await registry.register(record(generation=older), LoadReport()) == Fenced(newer)
+    first = (await registry.snapshot()).beats["a"].number
+    assert await registry.register(record(generation=older), LoadReport()) == Fenced(newer, first)
+    assert await registry.beat("a", newer, LoadReport())
+    fenced = await registry.register(record(generation=older), LoadReport())
+    assert isinstance(fenced, Fenced)
+    assert (fenced.generation, fenced.beat > first) == (newer, True)
     assert not await registry.beat("a", older, LoadReport())
     assert not await registry.deregister("a", older)
     snapshot = await registry.snapshot()
@@ -131,7 +136,9 @@ async def test_an_older_generation_is_fenced(registry: Registry) -> None:
 async def test_generations_are_compared_as_numbers(registry: Registry) -> None:
     await registry.register(record(generation=9), LoadReport())
     assert isinstance(await registry.register(record(generation=10), LoadReport()), Registered)
-    assert await registry.register(record(generation=9), LoadReport()) == Fenced(10)
+    fenced = await registry.register(record(generation=9), LoadReport())
+    assert isinstance(fenced, Fenced)
+    assert fenced.generation == 10
 
 
 async def test_a_newer_generation_replaces_an_older_one(registry: Registry) -> None:

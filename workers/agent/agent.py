@@ -16,10 +16,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from vllama_pool.config.redaction import redacted
 from vllama_pool.config.settings import RegistrySettings, WorkerSettings
+from vllama_pool.workers.agent import state_files
 from vllama_pool.workers.agent.announcer import Announcer, FencedOff
 from vllama_pool.workers.agent.attached_server import AttachedServer
 from vllama_pool.workers.agent.command_line import CannotStart, WorkerSpec
@@ -198,7 +200,8 @@ async def _run(plan: AgentPlan, settings: RegistrySettings, pipe: StatusPipe, wr
     secret = settings.fleet_secret
     registry = Registry(redis, settings.fleet, secret=secret.get_secret_value().encode() if secret else None)
     missing = "" if settings.redis_url else f"no registry in {settings.state_dir} yet: waiting for vllama serve"
-    announcer = Announcer(registry, print_line, rng=random.Random(), missing=missing)
+    keep = partial(state_files.keep_generation, settings.state_dir, plan.worker_id)
+    announcer = Announcer(registry, print_line, rng=random.Random(), missing=missing, keep=keep)
     async with http_client(POLL_TIMEOUT, verify=not plan.server) as client:
         monitor = Monitor(client, announcer.report, plan.key)
         publisher = StatusPublisher(plan, announcer, monitor, pipe, print_line)

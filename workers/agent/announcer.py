@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from vllama_pool.workers.agent.load_statistics import is_significant_change
+from vllama_pool.workers.agent.takeover import SILENT, Rival, Verdict, judge
 from vllama_pool.workers.process.backoff import Backoff, wait_random_exponential
 from vllama_pool.workers.registry.client import Fenced, Registered, RegistryUnavailable
 from vllama_pool.workers.registry.keys import BEAT_INTERVAL
@@ -20,6 +23,8 @@ JITTER = 0.1
 MIN_BEAT_INTERVAL = 0.2
 MAX_PROBLEMS = 8
 """Problems printed in one outage."""
+SPREAD = 1 << 20
+"""Generations among which two agents that take over at once draw theirs, so that one of them is the newer."""
 MIN_RETRY_PAUSE, MAX_RETRY_PAUSE = 0.1, 1.0
 
 
@@ -31,8 +36,11 @@ class Store(Protocol):
     async def deregister(self, worker_id: str, generation: int) -> bool: ...
 
 
+_OWN_NAME = "if that was not meant, give each worker a --name of its own"
+
+
 class FencedOff(Exception):
-    """A newer agent has registered under this id. The message is one line."""
+    """Another agent is registered under this id. The message is one line."""
 
 
 class Announcer:
@@ -46,8 +54,13 @@ class Announcer:
         interval: float = BEAT_INTERVAL,
         rng: random.Random,
         missing: str = "",
+        keep: Callable[[int], None] = lambda generation: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`missing` replaces the error message for a registry that does not answer at first."""
+        """`missing` replaces the error message for a registry that does not answer at first.
+
+        `keep` lets later starts of this worker exceed a generation. `clock` returns monotonic seconds.
+        """
         self._store = store
         self._print_line = print_line
         self._missing = missing
@@ -57,6 +70,12 @@ class Announcer:
         self._load = LoadReport()
         self._sent: LoadReport | None = None
         self._registered = False
+        self._was_registered = False
+        self._keep = keep
+        self._clock = clock
+        self._rival: Rival | None = None
+        self._raised = 0
+        """Generation in place of the record's, after this agent has taken over from a dead one; 0 before."""
         self._backoff = Backoff(
             wait_random_exponential(multiplier=MIN_RETRY_PAUSE, min=MIN_RETRY_PAUSE, max=MAX_RETRY_PAUSE)
         )
@@ -105,7 +124,10 @@ class Announcer:
 
     async def deregister(self) -> None:
         """Call after `run` has ended. Raises RegistryUnavailable."""
-        if self._record is not None and await self._store.deregister(self._record.id, self._record.generation):
+        if self._record is None:
+            return
+        record = self._numbered(self._record)
+        if await self._store.deregister(record.id, record.generation):
             self._registered = False
 
     async def _wait_until_due(self) -> None:
@@ -121,14 +143,34 @@ class Announcer:
         record, load = self._record, self._load
         if record is None:
             return
-        if self._registered and not await self._store.beat(record.id, record.generation, load):
+        numbered = self._numbered(record)
+        if self._registered and not await self._store.beat(record.id, numbered.generation, load):
             self._registered = False
         if not self._registered:
-            reply = await self._store.register(record, load)
+            reply = await self._store.register(numbered, load)
             if isinstance(reply, Fenced):
-                raise FencedOff(
-                    "a newer agent has taken this worker's place in the registry; "
-                    "if that was not meant, give each worker a --name of its own"
-                )
-            self._registered = record is self._record
+                self._meet(reply)
+                return
+            self._registered, self._was_registered = record is self._record, True
         self._sent = load
+
+    def _numbered(self, record: WorkerRecord) -> WorkerRecord:
+        return msgspec.structs.replace(record, generation=self._raised) if self._raised else record
+
+    def _meet(self, other: Fenced) -> None:
+        """Wait until a start with a higher generation has been silent, then exceed it. Raises FencedOff if it lives."""
+        if self._was_registered:
+            raise FencedOff(f"a newer agent has taken this worker's place in the registry; {_OWN_NAME}")
+        is_new = self._rival is None
+        verdict, self._rival = judge(self._rival, other.generation, other.beat, self._clock())
+        if verdict is Verdict.REFUSED:
+            raise FencedOff(f"another agent of this worker is alive, whose start is newer by its clock; {_OWN_NAME}")
+        if verdict is Verdict.TAKE_OVER:
+            self._raised = other.generation + 1 + self._rng.randrange(SPREAD)
+            self._keep(self._raised)
+            self._wake_up.set()
+        elif is_new:
+            self._print_line(
+                "an earlier agent of this worker is still registered, with a later clock: waiting until it has been "
+                f"silent for {SILENT:.0f} s"
+            )

@@ -51,12 +51,19 @@ def lock_port(
 
 def next_generation(state_dir: Path, worker_id: str, now: Callable[[], float] = time.time) -> int:
     """Return the time in ms, or more to exceed all earlier numbers. Raises CannotStart."""
-    path = state_dir / "workers" / f"{_file_name(worker_id)}.generation"
+    path = _generation_file(state_dir, worker_id)
     try:
         previous = int(path.read_text())
     except (OSError, ValueError):
         previous = 0
     generation = max(int(now() * 1000), previous + 1)
+    keep_generation(state_dir, worker_id, generation)
+    return generation
+
+
+def keep_generation(state_dir: Path, worker_id: str, generation: int) -> None:
+    """Let later starts exceed this number. Raises CannotStart."""
+    path = _generation_file(state_dir, worker_id)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
@@ -64,7 +71,10 @@ def next_generation(state_dir: Path, worker_id: str, now: Callable[[], float] = 
         temporary.replace(path)
     except OSError as error:
         raise _unusable(path, error) from error
-    return generation
+
+
+def _generation_file(state_dir: Path, worker_id: str) -> Path:
+    return state_dir / "workers" / f"{_file_name(worker_id)}.generation"
 
 
 def log_file(state_dir: Path, worker_id: str) -> Path:

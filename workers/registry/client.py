@@ -74,6 +74,8 @@ class Fenced:
     """A newer start of this worker is registered."""
 
     generation: int
+    beat: int = 0
+    """Number of its latest beat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,7 @@ class Registry:
                 [keys.ev, record.id, record.generation, envelope, beat, secrets.token_hex(8)],
             )
             if not reply[0]:
-                return Fenced(int(reply[1]))
+                return Fenced(int(reply[1]), int(reply[2]))
             if self._want:
                 await self.put_want(record.id, self._want)
             return Registered(reply[1].decode(), int(reply[2]))

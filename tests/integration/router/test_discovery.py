@@ -259,6 +259,26 @@ async def test_an_older_generation_of_a_worker_is_fenced_and_never_used(
         assert older.contacts == 0
 
 
+async def test_a_worker_whose_clock_is_behind_takes_the_place_of_a_dead_one(
+    valkey: EmbeddedValkey, view: RouterView
+) -> None:
+    async with workers(valkey.address, "a") as [dead]:
+        await dead.stop_beating()
+        dead.generation = 5
+        dead.join()
+        await auntil(lambda: _generation(view, "a") == 5)
+        await dead.die()
+        fresh = Worker("a", valkey.address, generation=4)
+        try:
+            await fresh.listen()
+            fresh.join()
+            await auntil(lambda: _generation(view, "a") > 5, 30)
+            await auntil(lambda: view.pool.usable("a"))
+            assert not fresh.fenced
+        finally:
+            await fresh.close()
+
+
 @pytest.mark.parametrize("kind", ["a wrong signature", "no signature", "outside the networks", "another's record"])
 async def test_a_forged_record_is_never_used_or_contacted(kind: str, valkey: EmbeddedValkey, view: RouterView) -> None:
     """An attacker with access to Redis writes records without the registry's scripts."""

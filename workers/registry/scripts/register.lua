@@ -2,7 +2,7 @@
 --
 -- KEYS  meta w load hbz
 -- ARGV  channel, id, generation, envelope, load report, epoch to use if there is none
--- Reply {1, epoch, seq}, or {0, stored generation}
+-- Reply {1, epoch, seq}, or {0, stored generation, number of its latest beat}
 
 -- Compares decimals, because a Lua number cannot hold every generation exactly.
 local function older(a, b)
@@ -17,9 +17,9 @@ local channel, id, generation, envelope, report, fresh = unpack(ARGV)
 
 local last = redis.call('HGET', load, id)
 if last and redis.call('HEXISTS', w, id) == 1 then
-  local held = string.match(last, '^%d+')
+  local held, number = string.match(last, '^(%d+):(%d+)')
   if held and older(generation, held) then
-    return {0, held}
+    return {0, held, number}
   end
 end
 

@@ -40,6 +40,11 @@ def test_what_one_process_lacks_is_named(state: RoutingState | None, problem: st
     assert find_gaps(2, WORKERS, states) == [Gap("router-1", problem)]
 
 
+def test_an_agent_that_raised_its_generation_to_take_over_is_routed_to() -> None:
+    state = RoutingState(True, {**WORKERS, "w-1": RoutedWorker(9, ("m",))})
+    assert find_gaps(1, WORKERS, {0: state}) == []
+
+
 def test_processes_with_the_same_problem_share_a_line() -> None:
     assert find_gaps(3, WORKERS, {1: WHOLE}) == [Gap("router-0, router-2", "no answer")]
 

@@ -25,6 +25,8 @@ class Scene:
     calls: list[str] = field(default_factory=list)
     fails: bool = False
     fenced: bool = False
+    """Another agent of the worker is alive."""
+    looks: int = 0
     endless: bool = False
     """Requests never finish."""
     swallows: int = 0
@@ -48,7 +50,8 @@ class Scene:
         self.calls.append("kill")
 
     async def register(self, record: WorkerRecord, load: LoadReport) -> Registered | Fenced:
-        return Fenced(2) if self.fenced else Registered("e", 1)
+        self.looks += 1
+        return Fenced(2, self.looks) if self.fenced else Registered("e", 1)
 
     async def beat(self, worker_id: str, generation: int, load: LoadReport) -> bool:
         self.beating.set()

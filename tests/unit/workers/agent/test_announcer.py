@@ -23,6 +23,10 @@ class FakeStore:
     away: bool = False
     registered: bool = False
     newer: int = 0
+    """Generation of another start; 0 for none."""
+    alive: bool = False
+    """The other start beats."""
+    other_beats: int = 1
     tries: int = 0
     registrations: list[WorkerRecord] = field(default_factory=list)
     loads: list[LoadReport] = field(default_factory=list)
@@ -30,8 +34,9 @@ class FakeStore:
 
     async def register(self, record: WorkerRecord, load: LoadReport) -> Registered | Fenced:
         self._check()
-        if self.newer:
-            return Fenced(self.newer)
+        if record.generation < self.newer:
+            self.other_beats += self.alive
+            return Fenced(self.newer, self.other_beats)
         self.registrations.append(record)
         self.loads.append(load)
         self.registered = True
@@ -141,13 +146,66 @@ async def test_an_unavailable_registry_is_reported_once_and_retried() -> None:
         await auntil(lambda: len(case.lines) == 2)
 
 
-async def test_an_agent_with_a_newer_rival_is_fenced_off() -> None:
-    store = FakeStore(newer=8)
-    announcer = Announcer(store, lambda line: None, rng=random.Random(1))
+@dataclass
+class Clock:
+    """Advances by half a second with each look."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        self.now += 0.5
+        return self.now
+
+
+def fresh_agent(store: FakeStore, kept: list[int] | None = None, lines: list[str] | None = None) -> Announcer:
+    announcer = Announcer(
+        store,
+        (lines if lines is not None else []).append,
+        interval=0.01,
+        rng=random.Random(1),
+        keep=(kept if kept is not None else []).append,
+        clock=Clock(),
+    )
     announcer.announce(RECORD, LoadReport())
-    with pytest.raises(FencedOff, match="--name"):
-        await asyncio.wait_for(announcer.run(), 5)
+    return announcer
+
+
+async def test_a_fresh_agent_is_refused_while_one_with_a_higher_generation_beats() -> None:
+    store = FakeStore(newer=8, alive=True)
+    with pytest.raises(FencedOff, match=r"is alive.*--name"):
+        await asyncio.wait_for(fresh_agent(store).run(), 15)
     assert store.registrations == []
+    assert store.tries == 2
+
+
+async def test_a_fresh_agent_exceeds_the_generation_of_a_silent_one_and_keeps_its_own() -> None:
+    store, kept, lines = FakeStore(newer=8_000), list[int](), list[str]()
+    announcer = fresh_agent(store, kept, lines)
+    task = asyncio.create_task(announcer.run())
+    await auntil(lambda: store.registrations)
+    announcer.announce(WorkerRecord(id="w", generation=7, url="http://h:1", pid=5), LoadReport())
+    await auntil(lambda: len(store.registrations) == 2)
+    task.cancel()
+    await asyncio.wait([task])
+    generations = {record.generation for record in store.registrations}
+    assert generations == set(kept)
+    assert len(kept) == 1
+    assert kept[0] > 8_000
+    assert len(lines) == 1
+    assert "with a later clock" in lines[0]
+    await announcer.deregister()
+    assert store.deregistered == [("w", kept[0])]
+
+
+async def test_an_agent_that_was_registered_yields_to_a_newer_one_at_once() -> None:
+    store = FakeStore()
+    announcer = fresh_agent(store)
+    task = asyncio.create_task(announcer.run())
+    await auntil(lambda: store.registrations)
+    store.newer, store.registered = 8, False
+    with pytest.raises(FencedOff, match="a newer agent has taken"):
+        await asyncio.wait_for(task, 15)
+    assert len(store.registrations) == 1
 
 
 async def test_deregistering_sends_id_and_generation() -> None:

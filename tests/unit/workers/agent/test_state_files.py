@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vllama_pool.workers.agent.command_line import CannotStart
-from vllama_pool.workers.agent.state_files import lock_id, lock_port, log_file, next_generation
+from vllama_pool.workers.agent.state_files import keep_generation, lock_id, lock_port, log_file, next_generation
 
 
 def test_an_id_is_locked_until_its_release(tmp_path: Path) -> None:
@@ -45,6 +45,12 @@ def test_generations_grow_even_if_the_clock_goes_back(tmp_path: Path) -> None:
     assert next_generation(tmp_path, "w", lambda: 5.0) == 1_000_002
     assert next_generation(tmp_path, "w", lambda: 2000.0) == 2_000_000
     assert next_generation(tmp_path, "other", lambda: 5.0) == 5000
+
+
+def test_later_starts_exceed_a_generation_that_was_kept(tmp_path: Path) -> None:
+    next_generation(tmp_path, "w", lambda: 5.0)
+    keep_generation(tmp_path, "w", 1_000_000)
+    assert next_generation(tmp_path, "w", lambda: 6.0) == 1_000_001
 
 
 def test_a_damaged_generation_file_is_ignored(tmp_path: Path) -> None:
