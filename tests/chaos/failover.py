@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.chaos.waiting import wait_until
 from tests.support.registry.replicated import Node, cluster, knows_all, owner, replicated
-from tests.support.until import auntil
 from vllama_pool.workers.registry.keys import Keys
 
 
@@ -28,7 +28,7 @@ async def sentinels(folder: Path) -> AsyncIterator[Replicas]:
         async def acquainted() -> bool:
             return all([await knows_all(sentinel, 3) for sentinel in valkeys.sentinels])
 
-        await auntil(acquainted, 30, "the Sentinels to know each other")
+        await wait_until(acquainted, 30, "the Sentinels to know each other")
         yield Replicas(valkeys.url, valkeys.primary)
 
 

@@ -19,8 +19,11 @@ SECRET = "chaos" * 7
 ROUTERS, WORKERS = 2, 3
 ROUTING = "workers: []\nreload: {orphans: allow}\n"
 """Models of earlier rows may go."""
-FLAGS = ("--max-num-seqs", "32", "--max-model-len", "4096", "--tokens-per-second", "25", "--ttft", "0.1")
-"""An answer of 24 tokens takes a second, and three workers have places for all clients."""
+FLAGS = (
+    *("--max-num-seqs", "32", "--max-model-len", "4096", "--answer-tokens", "1000"),
+    *("--tokens-per-second", "25", "--ttft", "0.1"),
+)
+"""An answer of 24 tokens takes a second, and three workers have places for all clients. Requests limit the answers."""
 
 
 @dataclass(frozen=True)

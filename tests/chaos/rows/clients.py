@@ -32,7 +32,7 @@ BODY_LIMIT = 64 * MIB
 
 
 def add(rows: Rows) -> None:
-    rows.row("F21", "100 clients leave at once", "Workers stop at once for clients that have left.")(leave_at_once)
+    rows.row("F21", "90 clients leave at once", "Workers stop at once for clients that have left.")(leave_at_once)
     rows.row(
         "F22",
         "clients leave at random moments",
@@ -51,17 +51,17 @@ async def leave_at_once(scene: Scene) -> None:
     requests = [Request(f"leaving {number}", 400) for number in range(90)]
     open_ones = [await opened(scene.fleet.ports[number % 2], request) for number, request in enumerate(requests)]
 
-    async def all_run() -> bool:
-        return await running(scene) == len(requests)
+    async def all_there() -> bool:
+        return await taken(scene) == len(requests)
 
-    await scene.until(all_run, 10, "all requests run")
+    await scene.until(all_there, 10, "workers have all requests")
     for writer in open_ones:
         writer.transport.abort()
 
-    async def none_runs() -> bool:
-        return await running(scene) == 0
+    async def none_left() -> bool:
+        return await taken(scene) == 0
 
-    await scene.recovers(none_runs, 1, "workers run no request of a client that left")
+    await scene.recovers(none_left, 1, "workers have no request of a client that left")
     await scene.recovers(scene.fleet.at_rest, 2, "all counts are 0")
     await sound(scene)
 
@@ -85,9 +85,8 @@ async def leave_at_random(scene: Scene) -> None:
     await scene.recovers(scene.fleet.at_rest, 5, "all counts are 0")
     await sound(scene)
     await scene.until(scene.fleet.at_rest, 5, "all counts are 0")
-    after = await least_descriptors(scene)
-    scene.check(after <= base, f"{after} descriptors instead of {base}")
-    scene.notes.append(f"{total} clients left at {len(moments)} kinds of moments; descriptors {base} -> {after}")
+    await scene.recovers(lambda: descriptors(scene) <= base, 3 * KEEP_ALIVE, f"routers hold {base} descriptors again")
+    scene.notes.append(f"{total} clients left at {len(moments)} kinds of moments; {base} descriptors before and after")
 
 
 async def least_descriptors(scene: Scene) -> int:
@@ -182,8 +181,10 @@ async def status_of(port: int, parts: list[bytes]) -> int:
         writer.transport.abort()
 
 
-async def running(scene: Scene) -> int:
-    return sum([int((await worker.stats())["running"]) for worker in scene.fleet.workers])
+async def taken(scene: Scene) -> int:
+    """Return the requests that workers run, or that wait in them."""
+    stats = [await worker.stats() for worker in scene.fleet.workers]
+    return sum(int(one["running"]) + int(one["waiting"]) for one in stats)
 
 
 def descriptors(scene: Scene) -> int:

@@ -39,7 +39,7 @@ def add(rows: Rows) -> None:
     rows.row("F20", "routers stopped and restarted in turn", "A rolling restart ends no request.")(rolling_restart)
     rows.row(
         "F36",
-        "all descriptors of a router in use",
+        "more connections than a router has descriptors",
         "New clients are refused, none is lost, and the router is back when descriptors are free.",
         plan=FEW,
         allowed=["503"],
@@ -87,7 +87,8 @@ async def rolling_restart(scene: Scene) -> None:
 
 async def no_descriptors(scene: Scene) -> None:
     router = scene.fleet.routers[0]
-    psutil_limit = getattr(psutil.Process(router.pid), "rlimit", None)
+    process = psutil.Process(router.pid)
+    psutil_limit = getattr(process, "rlimit", None)
     if psutil_limit is None:
         from tests.chaos.row import Skipped
 
@@ -102,7 +103,16 @@ async def no_descriptors(scene: Scene) -> None:
                 one.setblocking(False)
                 one.connect_ex(("127.0.0.1", router.port))
                 held.append(one)
-            await asyncio.sleep(scene.size(2, 10))
+
+            async def is_answered() -> bool:
+                outcome = await exchange(Request("is there a place", 1), [router.port], patience=5)
+                load.outcomes.append(outcome)
+                return not outcome.lost
+
+            await scene.holds(is_answered, scene.size(2, 10), "the router answers or refuses each client")
+            refused = sum(one.verdict.kind == "503" for one in load.outcomes)
+            scene.notes.append(f"{process.num_fds()} of {DESCRIPTORS} descriptors in use while clients are refused")
+            scene.check(refused > 0, "no client was refused")
         finally:
             for one in held:
                 one.close()

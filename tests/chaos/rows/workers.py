@@ -7,7 +7,7 @@ import dataclasses
 import time
 from typing import Any
 
-from tests.chaos.fleet import FLAGS, Plan
+from tests.chaos.fleet import FLAGS, USUAL, Plan
 from tests.chaos.load import Load
 from tests.chaos.requests import Request, Result, Route
 from tests.chaos.row import Rows, Scene
@@ -43,6 +43,7 @@ def add(rows: Rows) -> None:
         "worker frozen within streams",
         "A stream of a frozen worker goes on elsewhere, or ends with one error line in time.",
         plan=IMPATIENT,
+        full_plan=USUAL,
         allowed=["line"],
     )(frozen_within_streams)
     rows.row("F7", "engine dead behind a living HTTP server", "A dead engine costs nobody an error, and is ejected.")(
