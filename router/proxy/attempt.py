@@ -30,7 +30,7 @@ from vllama_pool.router.protocol.operation import (
 )
 from vllama_pool.router.protocol.vllm.continuation import Continuation
 from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
-from vllama_pool.router.protocol.vllm.token_log import HidingLog, TokenLog
+from vllama_pool.router.protocol.vllm.token_log import KeepsLog, TokenLog
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.deadlines import Deadlines
 from vllama_pool.router.proxy.interrupted import Interrupted
@@ -184,16 +184,14 @@ class Attempt:
                         self._outcome = Completed(0)
                         return step
                 kept = step.resume if call.request.stream else None
-                log = None if kept is None else HidingLog() if kept.hides_ids else TokenLog()
-                relay = self._start_relay(step, log)
+                relay = self._start_relay(step)
                 del step  # it takes as much memory as the prompt
                 ending = await relay.ended
                 if ending is Ending.WHOLE:
                     ending = await self._respond_whole(relay)
                 elif ending is Ending.INTERRUPTED:
                     assert kept is not None
-                    assert log is not None
-                    raise self._interrupted(relay, log, kept)
+                    raise self._interrupted(relay, kept)
                 self._end(ending, relay)
                 return None
             except (Refused, Faulty) as refusal:
@@ -325,14 +323,20 @@ class Attempt:
         )
         return exchange
 
-    def _start_relay(self, step: UpstreamRequest, log: TokenLog | None) -> Relay:
-        """Send the request. Return the relay of its response to the client. `log`: keeps what a continuation needs."""
+    def _start_relay(self, step: UpstreamRequest) -> Relay:
+        """Send the request. Return the relay of its response to the client."""
         owner, upstream = self._request, self._upstream
         operation, request = owner.call.operation, owner.call.request
         timing = Timing(owner.call.decision.arrived, upstream.clock.monotonic_ns())
         translator = (step.translator or operation.translator)(request, timing, upstream.clock)
         headers = response_headers(operation.content_type(request))
         stream = request.stream
+        log = stage = None
+        if stream and step.resume is not None:
+            if isinstance(translator, KeepsLog):
+                log = translator.log
+            else:
+                log = stage = TokenLog()
         self.answers_whole = step.whole
         relay = self._relay = Relay(
             translator,
@@ -340,7 +344,8 @@ class Attempt:
             headers,
             owner.begin_response,
             stream=stream,
-            stage=log,
+            stage=stage,
+            log=log,
         )
         relay.exchange = self._send(step.path, step.body, relay, upstream_headers(step.content_type))
         return relay
@@ -367,9 +372,10 @@ class Attempt:
             return Ending.CLIENT_STALLED
         return Ending.CLIENT_GONE if request.client_left else Ending.COMPLETE
 
-    def _interrupted(self, relay: Relay, log: TokenLog, kept: Resumable) -> Interrupted:
+    def _interrupted(self, relay: Relay, kept: Resumable) -> Interrupted:
         """End the exchange. Return what another worker needs to continue the answer."""
-        translator = relay.translator
+        translator, log = relay.translator, relay.log
+        assert log is not None
         failure = translator.failure
         cause = classify_stream_failure(failure) if failure is not None else Lost("lost in mid-stream")
         interrupted = Interrupted(translator, relay.headers, self._request.client, log, kept, relay.loss, cause)

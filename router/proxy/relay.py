@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol
 from vllama_pool.router.errors import AttemptFailed, Lost
 from vllama_pool.router.protocol.operation import StreamTranslator
 from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
+from vllama_pool.router.protocol.vllm.token_log import TokenLog
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.worker_errors import MAX_ERROR_BODY, classify_response, transport_failure
 from vllama_pool.router.upstream.interface import Exchange, ResponseTimeout, TransportError
@@ -57,7 +58,7 @@ class Relay:
 
     __slots__ = (
         *("_client", "_drain", "_ending", "headers", "_held", "_loop", "_on_begin", "_over"),
-        *("_refusal", "_relaying", "_stage", "_stream", "ended", "exchange", "loss", "size", "translator"),
+        *("_refusal", "_relaying", "_stage", "_stream", "ended", "exchange", "log", "loss", "size", "translator"),
     )
 
     def __init__(
@@ -69,6 +70,7 @@ class Relay:
         *,
         stream: bool,
         stage: Stage | None = None,
+        log: TokenLog | None = None,
     ) -> None:
         """`headers`: of the client's response. `on_begin` is called before a streamed response begins.
 
@@ -94,13 +96,14 @@ class Relay:
         """Of a response that was written, but that the client has not read."""
         self._held = b""
         self._stage = stage
+        self.log = log
         self._refusal: tuple[int, Mapping[str, str], bytearray] | None = None
         self._drain: asyncio.Task[None] | None = None
 
     @property
     def interruptible(self) -> bool:
         """True if another worker may continue the answer."""
-        return self._stage is not None and not self._stage.continues
+        return self.log is not None
 
     @property
     def waits_for_client(self) -> bool:

@@ -9,6 +9,7 @@ from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
 from vllama_pool.router.protocol import capabilities
 from vllama_pool.router.protocol.openai import messages, requests
 from vllama_pool.router.protocol.openai.chunks import ChunkStream
+from vllama_pool.router.protocol.openai.hiding_stream import HidingStream
 from vllama_pool.router.protocol.openai.requests import ChatCompletionRequest, NamedTool, Tool
 from vllama_pool.router.protocol.operation import Clock, NextStep, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits, strict_templates, tokenize
@@ -217,10 +218,16 @@ def _send(upstream: ChatCompletionRequest, sent: Sequence[api.VllmMessage], plan
         resume = of_fields(upstream, fields, plan.info)
     more = WITH_IDS if resume is not None else b""
     body = b'%b%b,"messages":%b}' % (fields[:-1], more, api.encode(sent))
-    return UpstreamRequest(api.CHAT_PATH, body, whole=not upstream.stream, resume=resume)
+    hiding = None if resume is None else hiding_translator
+    return UpstreamRequest(api.CHAT_PATH, body, hiding, whole=not upstream.stream, resume=resume)
 
 
 def translator(request: ChatCompletionRequest, timing: Timing, clock: Clock) -> StreamTranslator:
     if request.stream:
         return ChunkStream(request.model, request.n or 1, request.includes_usage)
     return WholeAnswer(request.model, read_choices, both_reasonings)
+
+
+def hiding_translator(request: ChatCompletionRequest, timing: Timing, clock: Clock) -> StreamTranslator:
+    """Of a stream that can be continued."""
+    return HidingStream(request.model, 1, request.includes_usage)

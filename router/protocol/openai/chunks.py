@@ -48,7 +48,7 @@ class ChunkStream(EventStream):
         return super().feed(data)
 
     def passed(self, data: bytes, count: int) -> bytes | None:
-        if self._events >= self._seek_at and (events := payloads(data)):
+        if self._events >= self._seek_at and not self._reads_all and (events := payloads(data)):
             self._seek_at = self._events + _AGAIN
             self._frame = frame_of(events[-1]) or self._frame
         if self._prefix != self._named:

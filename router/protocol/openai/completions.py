@@ -12,6 +12,7 @@ from vllama_pool.router.protocol import capabilities
 from vllama_pool.router.protocol.openai import requests, templated_completions
 from vllama_pool.router.protocol.openai.chat import explain_context
 from vllama_pool.router.protocol.openai.chunks import ChunkStream
+from vllama_pool.router.protocol.openai.hiding_stream import HidingStream
 from vllama_pool.router.protocol.openai.requests import CompletionRequest
 from vllama_pool.router.protocol.operation import Clock, NextStep, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits, tokenize
@@ -135,10 +136,15 @@ def _send(request: CompletionRequest, upstream: CompletionRequest, plan: ModelPl
     if resume is not None:
         upstream.prompt = None
         body = b"%b%b}" % (body[:-1], WITH_IDS)
-    return UpstreamRequest(api.COMPLETIONS_PATH, body, resume=resume)
+    return UpstreamRequest(api.COMPLETIONS_PATH, body, None if resume is None else hiding_translator, resume=resume)
 
 
 def translator(request: CompletionRequest, timing: Timing, clock: Clock) -> StreamTranslator:
     if request.stream:
         return ChunkStream(request.model, choices(request), request.includes_usage)
     return WholeAnswer(request.model, read_choices)
+
+
+def hiding_translator(request: CompletionRequest, timing: Timing, clock: Clock) -> StreamTranslator:
+    """Of a stream that can be continued."""
+    return HidingStream(request.model, 1, request.includes_usage)

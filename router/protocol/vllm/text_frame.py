@@ -84,10 +84,22 @@ class TextFrame:
 class IdsFrame:
     """The bytes before, between and after the text and the token ids of an event. The ids are not read."""
 
-    __slots__ = ("_bare", "_between", "_end", "_ids", "_middle", "_nulled", "_start", "_text")
+    __slots__ = (
+        *("_bare", "_between", "_end", "_ids", "_middle", "_nulled", "_start", "_text"),
+        *("begin", "bracket", "end", "hidden", "inside"),
+    )
 
     def __init__(self, before: bytes, middle: bytes, after: bytes) -> None:
         """`middle` ends before the ids' opening bracket, `after` begins with the closing one."""
+        self.begin = b'data: %b"' % before
+        """Up to the text's first character."""
+        self.bracket = middle + b"["
+        """From the text's closing quote, without it, up to the first id."""
+        self.end = after + b"\n\n"
+        """From the last id."""
+        self.inside = slice(len(self.begin), -len(self.end))
+        self.hidden = TextFrame(before, middle + b"null" + after[1:])
+        """Of the same events without ids."""
         self._start = b"data: " + before
         self._bare = self._start.removesuffix(_CONTENT) + middle
         """An event without content, for a token whose text vLLM holds back."""
@@ -102,7 +114,7 @@ class IdsFrame:
         """Return the text of each event; None if the data is anything but such events."""
         before, _, after = data.rpartition(b"[")
         ids = after[self._ids]
-        if ids + self._end != after or not (ids.isdigit() or _are_ids(ids)):
+        if ids + self._end != after or not (ids.isdigit() or are_ids(ids)):
             return None
         text = before[self._text]
         if self._start + text + self._middle != before:
@@ -121,7 +133,7 @@ class IdsFrame:
         """Return events without their ids; None if the data is anything but such events."""
         before, _, after = data.rpartition(b"[")
         ids = after[self._ids]
-        if ids + self._end != after or not (ids.isdigit() or _are_ids(ids)):
+        if ids + self._end != after or not (ids.isdigit() or are_ids(ids)):
             return None
         text = before[self._text]
         if self._start + text + self._middle != before:
@@ -134,6 +146,14 @@ class IdsFrame:
         between = b"".join((self._middle, self._nulled, self._start))
         return b"".join((self._start, between.join(strings), self._middle, self._nulled))
 
+    def hide_ids_without_text(self, data: bytes) -> bytes | None:
+        """Return an event without content and without its ids; None if the data is anything but such an event."""
+        before, _, after = data.rpartition(b"[")
+        if before != self._bare:
+            return None
+        ids = after[self._ids]
+        return before + self._nulled if ids + self._end == after and are_ids(ids) else None
+
     def _several(self, data: bytes) -> list[bytes] | None:
         """Return the text of each event as JSON. The read's begin and end are known to be plain."""
         first, *pieces, _ = data.split(self._middle + b"[")
@@ -144,7 +164,7 @@ class IdsFrame:
                 return None
             ids.append(before)
             texts.append(text)
-        return texts if _are_ids(b",".join(ids)) and _LINE_FEED not in b"".join(texts) else None
+        return texts if are_ids(b",".join(ids)) and _LINE_FEED not in b"".join(texts) else None
 
 
 def ids_of(events: Iterable[bytes]) -> list[int]:
@@ -152,7 +172,8 @@ def ids_of(events: Iterable[bytes]) -> list[int]:
     return list(map(int, _NUMBER.findall(b",".join(_ANY_IDS.findall(b"".join(events))))))
 
 
-def _are_ids(joined: bytes) -> bool:
+def are_ids(joined: bytes) -> bool:
+    """Return True for the inside of an array of ids."""
     return joined.replace(b",", b"").isdigit()
 
 
@@ -178,7 +199,7 @@ def ids_frame_of(payload: bytes) -> IdsFrame | None:
     """As `frame_of`, of an event with token ids as its last array."""
     begin, found, rest = payload.rpartition(_IDS)
     ids, end, after = rest.partition(b"]")
-    if not (found and end and _are_ids(ids)) or b"[" in after or _plain_text(payload, ids=True) is None:
+    if not (found and end and are_ids(ids)) or b"[" in after or _plain_text(payload, ids=True) is None:
         return None
     after = end + after
     parts = _around_text(begin + _IDS[:-1] + b"null" + after[1:])

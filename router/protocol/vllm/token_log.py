@@ -1,7 +1,7 @@
 """Keeps the events of an answer, so that another worker can continue it.
 
 Nothing is decoded until the worker is lost. Reads are kept as they are, and packed many at a time: the bytes that all
-events of a stream begin with are kept once. Token ids that the client must not see are removed from the events.
+events of a stream begin with are kept once. Of plain tokens, nothing else is kept than what differs between them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,13 @@ from operator import itemgetter
 from typing import ClassVar
 
 from vllama_pool.router.protocol.vllm import api
-from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, is_whole, payloads
-from vllama_pool.router.protocol.vllm.text_frame import IdsFrame, ids_frame_of
+from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, payloads
+from vllama_pool.router.protocol.vllm.text_frame import IdsFrame
 
 MAX_LOG = 4 * 2**20
 """Bytes of events kept: some 40,000 tokens. A longer answer is not continued."""
 MANY = 64
 """Reads that are packed at once."""
-LONG = 4
-"""Events after which more will come, so that a frame saves time."""
-AGAIN = 16
-"""Events after which a frame is sought again, if one had none."""
 _BETWEEN = b"\0"
 """Between the packed reads. JSON escapes it."""
 _CHOICES = b'"choices":['
@@ -55,12 +51,16 @@ class TokenLog:
 
     continues: ClassVar[bool] = False
 
-    __slots__ = ("_begin", "_packed", "_reads", "_size", "overflowed")
+    __slots__ = ("_begin", "_packed", "_reads", "_size", "frame", "overflowed", "tokens")
 
     def __init__(self) -> None:
+        self.tokens: list[bytes] = []
+        """Insides of the frame's events, later than all reads. The stream appends them, and packs many at a time."""
+        self.frame: IdsFrame | None = None
         self._reads: list[bytes] = []
-        self._packed: list[tuple[bytes, bytes]] = []
-        """Earlier reads: their common begin, and the rest of each. The begin is b"" where they have none."""
+        self._packed: list[tuple[bytes, bytes, bytes]] = []
+        """Earlier reads: their common begin, what differs, and their common end. Begin and end are b"" where they have
+        none."""
         self._size = 0
         """Of what is packed, in bytes."""
         self._begin = b""
@@ -74,6 +74,18 @@ class TokenLog:
         if len(reads) >= MANY:
             self._pack()
         return data
+
+    def pack_tokens(self) -> None:
+        tokens, frame = self.tokens, self.frame
+        if not tokens or frame is None:
+            return
+        self._pack()
+        data = _BETWEEN.join(tokens)
+        if data.count(_BETWEEN) == len(tokens) - 1:
+            self._keep(frame.begin, data, frame.end)
+        else:
+            self._keep(b"", b"".join(b"".join((frame.begin, each, frame.end)) for each in tokens), b"")
+        tokens.clear()
 
     def progress(self) -> Progress | None:
         """Return the answer so far; None if its tokens are not known."""
@@ -116,15 +128,21 @@ class TokenLog:
 
     def _payloads(self) -> list[bytes]:
         self._pack()
-        packed = [begin + rest.replace(_BETWEEN, begin) if begin else rest for begin, rest in self._packed]
+        self.pack_tokens()
+        reads = [
+            b"".join((begin, data.replace(_BETWEEN, end + begin), end)) if begin else data
+            for begin, data, end in self._packed
+        ]
         try:
-            return payloads(EventSplitter().feed(b"".join(packed)))
+            return payloads(EventSplitter().feed(b"".join(reads)))
         except EventTooLong:
             return []
 
     def _pack(self) -> None:
         """Keep the reads without the begin of events, if each begins with one."""
         reads = self._reads
+        if not reads:
+            return
         data = b"".join(reads)
         begin = self._begin = self._begin or _begin_of(data)
         parts = list(map(itemgetter(slice(len(begin), None)), reads))
@@ -133,68 +151,26 @@ class TokenLog:
             data = _BETWEEN.join(parts)
         else:
             begin = b""
+        self._keep(begin, data, b"")
+
+    def _keep(self, begin: bytes, data: bytes, end: bytes) -> None:
         self._size += len(data)
         if self.overflowed or self._size > MAX_LOG:
-            self.overflow()
+            self.overflowed = True
+            self._packed.clear()
         elif data:
-            self._packed.append((begin, data))
-
-    def overflow(self) -> None:
-        self.overflowed = True
-        self._packed.clear()
-        self._reads.clear()
+            self._packed.append((begin, data, end))
 
 
-class HidingLog(TokenLog):
-    """Removes the ids from the events, as if nobody had asked for them."""
+class KeepsLog:
+    """A stream translator that keeps the log of its answer itself."""
 
-    __slots__ = ("_frame", "_seek_at", "_splitter", "_within_event")
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._frame: IdsFrame | None = None
-        """Of events with nothing but text and ids."""
-        self._seek_at = LONG
-        """Events until the frame is sought."""
-        self._splitter: EventSplitter | None = None
-        self._within_event = False
-
-    def feed(self, data: bytes) -> bytes:
-        """Return whole events for the translator."""
-        reads = self._reads
-        reads.append(data)
-        if len(reads) >= MANY:
-            self._pack()
-        frame = self._frame
-        if frame is not None and not self._within_event and (hidden := frame.hide_ids(data)) is not None:
-            return hidden
-        return self._without_ids(data)
-
-    def _without_ids(self, data: bytes) -> bytes:
-        if self._within_event or not is_whole(data):
-            data = self._split(data)
-        if data.find(b"token_ids") < 0:
-            return data
-        if self._frame is None:
-            self._seek_at -= 1
-            if self._seek_at <= 0:
-                self._seek_at = AGAIN
-                self._frame = ids_frame_of(payloads(data)[-1])
-        return _hidden(data)
-
-    def _split(self, data: bytes) -> bytes:
-        splitter = self._splitter = self._splitter or EventSplitter()
-        try:
-            events = splitter.feed(data)
-        except EventTooLong:
-            self.overflow()
-            self._within_event = False
-            return data
-        self._within_event = splitter.within_event
-        return events
+    log: TokenLog
 
 
-def _hidden(data: bytes) -> bytes:
+def without_ids(data: bytes) -> bytes:
     """Return whole events without their ids."""
     first, *pieces = data.split(_FIELD)
     if data.count(_NAME) != len(pieces) + data.count(_NULL):

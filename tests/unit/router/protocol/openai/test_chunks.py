@@ -49,9 +49,10 @@ def test_events_pass_with_the_models_name_as_the_client_spelled_it() -> None:
 
 def test_every_event_of_another_form_gets_the_clients_name() -> None:
     relayed = stream()
-    spaced = [json.dumps({"choices": [{"index": 0, "delta": {"content": "a"}}], "model": "served"}).encode()] * 5
-    out = b"".join(relayed.feed(b"data: %b\n\n" % each) for each in spaced)
-    assert out.count(b'"model":"Mine"') == 5
+    fields = {"choices": [{"index": 0, "delta": {"content": "a"}}], "model": "served"}
+    events = [json.dumps(fields).encode()] * 5 + [json.dumps(fields, separators=(",", ":")).encode()] * 30
+    out = b"".join(relayed.feed(b"data: %b\n\n" % each) for each in events)
+    assert out.count(b'"model":"Mine"') == 35
     assert b"served" not in out
 
 

@@ -160,6 +160,15 @@ def test_a_delta_without_content_is_an_empty_text() -> None:
     known = ids_frame(chat_ids("a", [1]))
     assert known.texts(chat_ids(None, [7, 8])) == [""]
     assert known.hide_ids(chat_ids(None, [7, 8])) is None
+    without_ids = event_of({"delta": {}, "logprobs": None, "finish_reason": None, "token_ids": None})
+    assert known.hide_ids_without_text(chat_ids(None, [7, 8])) == without_ids
+    for other in (chat_ids("a", [7]), chat_ids(None, [7])[:-1], chat_ids(None, [7]) * 2, without_ids, b""):
+        assert known.hide_ids_without_text(other) is None
+
+
+def test_the_frame_of_hidden_events_is_known_from_those_with_ids() -> None:
+    known = ids_frame(chat_ids("a", [1]))
+    assert known.hidden.count(known.hide_ids(chat_ids("b", [7]) * 3) or b"") == 3
 
 
 @pytest.mark.parametrize(
