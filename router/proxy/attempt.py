@@ -209,13 +209,14 @@ class Attempt:
         interrupted.restart(continuation.dropped)
         if isinstance(step, DirectResponse):
             self._outcome = Completed(0)
+            request.record.resumed += 1
             await interrupted.complete(step.body, request.record)
             return
         relay = self._relay = Relay(
             translator,
             request.client,
             interrupted.headers,
-            self.lease.record_first_content,
+            self._begin_rest,
             stream=True,
             stage=seam,
         )
@@ -241,8 +242,12 @@ class Attempt:
             self._relay.client_gone()
 
     def expire(self, text: str) -> bool:
-        """End a response that has begun, and stop the worker. Return False if it has not begun."""
-        if self._relay is None or not self._relay.expire(text):
+        """End a response that has begun, and stop the worker, unless its end is written. Return False if it has not
+        begun."""
+        relay = self._relay
+        if relay is not None and relay.at_end:
+            return True
+        if relay is None or not relay.expire(text):
             return False
         if self._exchange is not None:
             self._exchange.close()
@@ -283,6 +288,11 @@ class Attempt:
             self._exchange.fail(ResponseTimeout(text))
 
     # internal
+
+    def _begin_rest(self) -> None:
+        """The first byte of another worker's answer goes on."""
+        self._request.record.resumed += 1
+        self.lease.record_first_content()
 
     async def _adapt(self, refusals: list[Refused | Faulty]) -> NextStep:
         """Return a request that the worker may accept. Raises the first refusal if there is none, and the latest one if

@@ -76,7 +76,18 @@ class InFlight:
     """
 
     __slots__ = (
-        *("_attempt", "_caps", "_expired", "_recovery", "_resuming", "_seat", "_shared", "_task", "_total", "_trial"),
+        *(
+            "_attempt",
+            "_caps",
+            "_expired",
+            "_interrupted",
+            "_recovery",
+            "_seat",
+            "_shared",
+            "_task",
+            "_total",
+            "_trial",
+        ),
         *("call", "client", "client_left", "on_answer", "on_send", "record", "waiting"),
     )
 
@@ -96,7 +107,8 @@ class InFlight:
         """Places in the limits of the API key."""
         self._attempt: Attempt | None = None
         self._task = asyncio.current_task()
-        self._resuming = False
+        self._interrupted: Interrupted | None = None
+        """The answer that another worker continues."""
         self._recovery: Recovery | None = None
         """Once something has failed."""
         self._trial: Trial | None = None
@@ -198,7 +210,7 @@ class InFlight:
             if self.client_left and self._task is not None:
                 if self.waiting and self._task.uncancel() == 0:
                     raise ClientGone from None
-                if self._resuming and self._task.uncancel() == 0:
+                if self._interrupted is not None and self._task.uncancel() == 0:
                     self.record.outcome = str(Ending.CLIENT_GONE)
                     return None
             raise
@@ -214,7 +226,7 @@ class InFlight:
                 self._caps.stop_waiting()
             if self._task is not None:
                 self._task.cancel()
-        elif self._resuming and self._task is not None:
+        elif self._interrupted is not None and self._task is not None:
             self._task.cancel()
 
     # for the deadlines
@@ -235,7 +247,8 @@ class InFlight:
             self._seat.stop_waiting()
             if self._caps is not None:
                 self._caps.stop_waiting()
-        if (self.waiting or self._resuming) and self._task is not None:
+        unfinished = self.waiting or (self._interrupted is not None and not self._interrupted.ended)
+        if unfinished and self._task is not None:
             self._task.cancel()
 
     def begin_response(self) -> None:
@@ -300,7 +313,7 @@ class InFlight:
         if self.client_left:
             self.record.outcome = str(Ending.CLIENT_GONE)
             return
-        self._resuming = True
+        self._interrupted = interrupted
         try:
             await resume(self, interrupted, replica, self.call.resolution)
         except asyncio.CancelledError:

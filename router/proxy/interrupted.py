@@ -34,6 +34,8 @@ class Interrupted(Exception):
         self._ending = Ending.LOST if translator.failure is None else Ending.FAILED
         self._client = client
         self._restarted = False
+        self.ended = False
+        """The end of the response is written."""
 
     def restart(self, dropped: int) -> None:
         """Prepare the translator. Idempotent. `dropped`: tokens at the end that are generated again."""
@@ -57,6 +59,7 @@ class Interrupted(Exception):
 
     async def _end(self, out: bytes, ending: Ending) -> str:
         """Write the end of the response. Return the outcome."""
+        self.ended = True
         if not self._client.write(out, last=True):
             try:
                 await self._client.drained()

@@ -109,6 +109,11 @@ class Relay:
     def waits_for_client(self) -> bool:
         return self._drain is not None
 
+    @property
+    def at_end(self) -> bool:
+        """True if the whole response is written, and the client reads the rest of it."""
+        return self._ending is not None
+
     # the sink
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:

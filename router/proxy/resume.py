@@ -64,7 +64,6 @@ async def resume(owner: Owner, interrupted: Interrupted, lost: Replica, resoluti
 
 async def _try_workers(owner: Owner, interrupted: Interrupted, progress: Progress, excluded: frozenset[str]) -> bool:
     """Return False if no worker sent a byte of the rest. `excluded`: workers by id."""
-    record = owner.record
     for number in range(MAX_WORKERS):
         if not await owner.may_go_on() or (number and not owner.may_retry()):
             return False
@@ -73,7 +72,6 @@ async def _try_workers(owner: Owner, interrupted: Interrupted, progress: Progres
             return False
         attempt, model = owner.attempt(replica), replica.model
         continuation = Continuation(interrupted.kept, progress, model.name, model.context_length)
-        record.resumed += 1
         try:
             await attempt.resume(continuation, interrupted)
             return True
@@ -81,7 +79,6 @@ async def _try_workers(owner: Owner, interrupted: Interrupted, progress: Progres
             failure: AttemptFailed = transport_failure(error)
         except AttemptFailed as error:
             failure = error.with_traceback(None)
-        record.resumed -= 1
         attempt.fail(failure)
         owner.note_failure(replica, failure)
     return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,44 @@ async def test_a_stream_beyond_its_time_ends_with_one_error_line_and_its_worker_
         await auntil(lambda: len(running.records()) == 1, 5, "the log line")
         (record,) = running.records()
         assert (record["outcome"], record["status"], record["attempts"]) == ("out of time", 200, 1)
+
+
+LOST = faults.Cut(paths=("/v1/chat/completions",), after_tokens=5, reset=True)
+CONTINUED: dict[str, tuple[faults.Fault, ...]] = {
+    "its second worker reads the tokens": (faults.Hang(paths=("/detokenize",)),),
+    "its second worker has sent nothing": (faults.Hang(paths=("/v1/completions",)),),
+    "its second worker answers": (),
+}
+"""Faults of all workers while the total time passes, by model."""
+
+
+async def test_a_stream_that_is_continued_ends_with_one_error_line_when_its_time_is_over(tmp_path: Path) -> None:
+    models = {f"m{number}": more for number, more in enumerate(CONTINUED.values())}
+    workers = {f"{model}-{one}": replace(TINY, model=model, slots=8) for model in models for one in "ab"}
+    entries = routing_table(models={f"timed-{model}": {"serve": model, "timeouts": {"total": 3}} for model in models})
+    async with fleet(tmp_path, workers, table=entries) as running:
+        for name in workers:
+            running[name].set_faults((LOST, *models[name.partition("-")[0]]))
+        cases = list(itertools.product(models, ("/api/chat", "/v1/chat/completions")))
+        answers = await asyncio.gather(*(chat(running, f"timed-{m}", path, stream=True) for m, path in cases))
+        for (model, path), answer in zip(cases, answers, strict=True):
+            lines = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line]
+            assert ["error" in line for line in lines] == [False] * (len(lines) - 1) + [True], (model, path)
+            error = lines[-1]["error"]
+            assert "the request was not complete within 3 s" in (error if path == "/api/chat" else error["message"])
+        await auntil(lambda: not any(running[name].running for name in workers), 20, "the workers to stop")
+        await auntil(lambda: len(running.records()) == len(cases), 15, "the log lines")
+        found = {
+            (record["model"], record["outcome"], record["attempts"], record.get("resumed", 0))
+            for record in running.records()
+        }
+        assert found == {(f"timed-{model}", "out of time", 2, int(not more)) for model, more in models.items()}
+
+        async def idle() -> bool:
+            page = (await running.http.get("/admin/workers")).json()
+            return {worker["in_flight"] for worker in page["workers"]} == {0}
+
+        await auntil(idle, 15, "the router to count nothing")
 
 
 async def test_a_stream_of_openai_ends_with_an_error_event(tmp_path: Path) -> None:

@@ -177,3 +177,36 @@ async def test_a_client_that_is_dropped_before_it_has_read_the_error_ends_as_sta
     fleet.writer.drop()
     assert len(errors_of(await answering)) == 1
     assert fleet.record.outcome == "client stalled"
+
+
+WHOLE_REST = b"".join((completion([11]), *REST[:2], usage(3, 3), DONE))
+ENDS: dict[str, dict[str, Any]] = {
+    "lost": {},
+    "complete": {"b": [detokenized("?"), detokenized("?one"), FakeResponse([WHOLE_REST])]},
+}
+"""Responses of further workers, by the outcome."""
+
+
+@pytest.mark.parametrize("outcome", ENDS)
+async def test_an_end_that_a_slow_client_still_reads_stays_when_the_time_is_over(outcome: str) -> None:
+    fleet = fleet_of(lagging=True, a=[FakeResponse([FIRST, chat([10]), Hang()])], **ENDS[outcome])
+    answering = asyncio.create_task(fleet.answer())
+    await auntil(lambda: fleet.upstream.exchanges and fleet.upstream.exchanges[0].paused)
+    fleet.upstream.exchanges[0].fail(LOST)
+    await auntil(lambda: fleet.writer.ended)
+    fleet.in_flight.expire()
+    fleet.writer.catch_up()
+    assert len(errors_of(await answering)) == (outcome == "lost")
+    assert fleet.record.outcome == outcome
+
+
+@pytest.mark.parametrize("second", [[], [detokenized("?"), detokenized("?one")]], ids=["tokens", "the rest"])
+async def test_an_answer_that_waits_for_its_second_worker_ends_with_one_error_when_the_time_is_over(
+    second: list[FakeResponse],
+) -> None:
+    fleet = fleet_of(a=[FakeResponse([FIRST, chat([10]), LOST])], b=[*second, FakeResponse([Hang()], 0)])
+    answering = asyncio.create_task(fleet.answer())
+    await auntil(lambda: len(fleet.upstream.exchanges) == 2 + len(second))
+    fleet.in_flight.expire()
+    assert len(errors_of(await answering)) == 1
+    assert (fleet.record.outcome, fleet.record.resumed) == ("out of time", 0)
