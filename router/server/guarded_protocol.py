@@ -105,5 +105,7 @@ def _descriptor(transport: asyncio.BaseTransport) -> int:
 def _reset_at_close(transport: asyncio.BaseTransport) -> None:
     """Let the kernel discard what it has not sent. Otherwise it keeps that, up to megabytes, until the client reads."""
     sock = transport.get_extra_info("socket")
-    with suppress(OSError):  # gone already
+    if sock is None:
+        return
+    with suppress(OSError):  # closed
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
