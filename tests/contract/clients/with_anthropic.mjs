@@ -173,8 +173,8 @@ class AnthropicJs {
     };
   }
 
-  async time_out({ question, seconds }) {
-    const request = this.#request(question, { max_tokens: 1000 });
+  async time_out({ question, options, seconds }) {
+    const request = this.#request(question, { ...options, max_tokens: 1000 });
     return (await this.#client.messages.create(request, { timeout: seconds * 1000 })).id;
   }
 

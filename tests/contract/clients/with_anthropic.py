@@ -128,9 +128,9 @@ class AnthropicPython:
             "parsed_id": parsed._request_id,
         }
 
-    def time_out(self, question: str, seconds: float) -> Any:
+    def time_out(self, question: str, options: dict[str, Any], seconds: float) -> Any:
         client = self._client.with_options(timeout=seconds)
-        return client.messages.create(**self._settings_of(_user(question), {"max_tokens": 1000})).id
+        return client.messages.create(**self._settings_of(_user(question), {"max_tokens": 1000, **options})).id
 
     def concurrent(self, count: int, question: str, options: dict[str, Any]) -> Any:
         async def all_texts() -> list[str]:

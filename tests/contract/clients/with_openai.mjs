@@ -326,8 +326,8 @@ class OpenAIJs {
     };
   }
 
-  async time_out({ question, seconds }) {
-    const request = { model: this.#model, messages: user(question) };
+  async time_out({ question, options, seconds }) {
+    const request = { model: this.#model, messages: user(question), ...options };
     return (await this.#client.chat.completions.create(request, { timeout: seconds * 1000 })).id;
   }
 

@@ -255,10 +255,9 @@ class OpenAIPython:
             "parsed_id": parsed._request_id,
         }
 
-    def time_out(self, question: str, seconds: float) -> Any:
-        return self._client.with_options(timeout=seconds).chat.completions.create(
-            model=self._model, messages=_user(question)
-        )
+    def time_out(self, question: str, options: dict[str, Any], seconds: float) -> Any:
+        client = self._client.with_options(timeout=seconds)
+        return client.chat.completions.create(model=self._model, messages=_user(question), **options).id
 
     def concurrent(self, count: int, question: str, options: dict[str, Any]) -> Any:
         async def all_texts() -> list[str]:

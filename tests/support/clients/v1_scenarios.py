@@ -277,7 +277,8 @@ class V1ScenarioTests:
 
     @for_v1_clients_with("time_out")
     async def test_a_client_that_times_out_frees_the_worker(self, client: StockClient, slow_fleet: SlowFleet) -> None:
-        error = await raised_by(client, "time_out", slow_fleet.at, question=slow_fleet.question, seconds=0.5)
+        question = slow_fleet.question
+        error = await raised_by(client, "time_out", slow_fleet.at, question=question, options=OPTIONS, seconds=0.5)
         assert error.kind in ("APITimeoutError", "APIConnectionTimeoutError")
         await slow_fleet.freed(10.0)
 
