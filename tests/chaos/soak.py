@@ -121,13 +121,17 @@ async def run(folder: Path, seconds: float, every: float = KILLS) -> Soak:
         start = time.monotonic()
         async with load.running(ramp=2):
             killing = asyncio.create_task(_kill(running, soak, start, every))
-            while (now := time.monotonic() - start) < seconds and not killing.done():
+            for second in itertools.count(1):
+                now = time.monotonic() - start
+                if now >= seconds or killing.done():
+                    break
                 soak.memory.append((now, tuple(process.memory_info().rss for process in processes)))
                 _collect(load, soak)
                 soak.answered.append((now, soak.complete + len(soak.errors) + len(soak.lost)))
                 if len(soak.memory) % PROGRESS == 0:
                     sys.stderr.write(f"{soak.text()}\n")
-                await asyncio.sleep(1 - (time.monotonic() - start) % 1)  # the interval of the samples
+                # A fixed time for each sample: the loop may wake up early by less than a millisecond.
+                await asyncio.sleep(start + second - time.monotonic())
             killing.cancel()
             (ended,) = await asyncio.gather(killing, return_exceptions=True)
             soak.stopped = "" if isinstance(ended, asyncio.CancelledError) else f"the kills ended: {ended!r}"
