@@ -10,10 +10,9 @@ from typing import Any
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.handlers.inference import InferenceHandler
-from vllama_pool.router.proxy.attempt import Upstream
 from vllama_pool.router.proxy.canary import Canaries
+from vllama_pool.router.proxy.collaborators import Shared, Upstream
 from vllama_pool.router.proxy.forward import Forwarder
-from vllama_pool.router.proxy.in_flight import Shared
 from vllama_pool.router.proxy.lease_audit import LeaseAudit
 from vllama_pool.router.proxy.shadow import Shadows
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch

@@ -19,10 +19,10 @@ from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, RunningUse
 from vllama_pool.router.protocol.ollama.not_found import unknown_model
 from vllama_pool.router.protocol.openai.audio.form import is_form
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operation
-from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.fallback import first_able
 from vllama_pool.router.proxy.forward import Begin
+from vllama_pool.router.proxy.forward_request import ForwardRequest
 from vllama_pool.router.proxy.in_flight import ClientGone, InFlight
 from vllama_pool.router.proxy.shadow import Shadows
 from vllama_pool.router.routing.asker import Asker

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Protocol
 
-import msgspec
-
-from vllama_pool.config.routing.defaults import Defaults
-from vllama_pool.router.admission.grant import Grant
-from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Outcome
-from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import AttemptFailed, ContextTooLong, Faulty, Lost, Refused
 from vllama_pool.router.offload import INLINE_BYTES, offload
-from vllama_pool.router.protocol.json_lines import EVENTS
 from vllama_pool.router.protocol.operation import (
-    Clock,
     DirectResponse,
-    NextStep,
-    Operation,
     Resumable,
     Timing,
     UpstreamRequest,
@@ -31,92 +17,18 @@ from vllama_pool.router.protocol.operation import (
 from vllama_pool.router.protocol.vllm.continuation import Continuation
 from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
 from vllama_pool.router.protocol.vllm.token_log import KeepsLog, TokenLog
-from vllama_pool.router.proxy.client_writer import ClientWriter
-from vllama_pool.router.proxy.deadlines import Deadlines
+from vllama_pool.router.proxy.adaptation import adapted
+from vllama_pool.router.proxy.collaborators import Upstream
+from vllama_pool.router.proxy.headers import JSON, UpstreamHeaders, response_headers, upstream_headers
 from vllama_pool.router.proxy.interrupted import Interrupted
 from vllama_pool.router.proxy.preflight import Answer, Collector, run_preflight
-from vllama_pool.router.proxy.relay import Ending, Headers, Relay, incomplete
-from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
-from vllama_pool.router.proxy.timeouts import TimeoutTable
-from vllama_pool.router.routing.asker import Asker
-from vllama_pool.router.routing.resolution import Resolution
-from vllama_pool.router.telemetry.decisions import Decision
-from vllama_pool.router.telemetry.request_record import RequestRecord
-from vllama_pool.router.upstream.interface import Client, Exchange, ResponseTimeout, Sink
-
-MAX_ADAPTATIONS = 5
-"""Adapted requests per attempt: fewer stop strings, fewer tokens, a shorter prompt, joined messages, a closed turn."""
-
-
-_JSON = "application/json"
-
-UpstreamHeaders = tuple[tuple[str, str], ...]
+from vllama_pool.router.proxy.relay import Ending, Relay, incomplete
+from vllama_pool.router.proxy.requester import Requester
+from vllama_pool.router.proxy.stalls import StallLimits
+from vllama_pool.router.upstream.interface import Exchange, ResponseTimeout, Sink
 
 MAX_INLINE_FINISH = 64 * 1024
 """Bytes of a response whose `finish` runs in the event loop, in some milliseconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """The collaborators of all attempts of a process."""
-
-    client: Client
-    pool: Pool
-    stalls: StallWatch
-    clock: Clock
-    timeouts: TimeoutTable
-    deadlines: Deadlines = field(default_factory=Deadlines)
-
-
-class ForwardRequest(msgspec.Struct, eq=False):
-    """A decoded request whose model is resolved."""
-
-    operation: Operation[Any]
-    request: Any
-    """None once the client's response has begun: it is not sent again."""
-    resolution: Resolution
-    decision: Decision
-    """With the request's record, arrival and size. Filled in for `vllama explain`."""
-    grant: Grant
-    """The API key's: limits beyond the entry's own, its turn in a queue, its counters."""
-    asker: Asker | None = None
-    """For rules that depend on traits of the request; None if none does, and once the client's response has begun."""
-
-    @property
-    def defaults(self) -> Defaults:
-        defaults, output = self.resolution.defaults, self.grant.output
-        return defaults if output is None else output.apply(defaults)
-
-    @property
-    def demand(self) -> Demand:
-        """The request's influence on the choice of its worker."""
-        resolution = self.resolution
-        return resolution.demand(self.request, self.asker) if resolution.needs_demand else PLAIN
-
-
-class Requester(Protocol):
-    """The request, as its attempts see it."""
-
-    call: ForwardRequest
-    record: RequestRecord
-    client: ClientWriter
-    waiting: bool
-    """True until the client's response begins."""
-    client_left: bool
-    on_answer: Callable[[], None]
-    """Called before a response that is not streamed is written."""
-
-    def begin_response(self) -> None:
-        """The present attempt's answer is the client's response. Idempotent."""
-
-    def owns(self, attempt: Attempt) -> bool:
-        """True if it will close this attempt."""
-
-    def has_larger(self, replica: Replica) -> bool:
-        """True if a larger context than the replica's may answer."""
-
-    def moves_for(self, refusal: ContextTooLong, replica: Replica) -> bool:
-        """True if the request goes to a larger context after this refusal: the attempt then fails with it."""
 
 
 class Attempt:
@@ -174,7 +86,7 @@ class Attempt:
                 step = await offload(call.decision.size, prepare, request, model, defaults)
         except ContextTooLong as refusal:  # of an entry's context
             refusals.append(refusal.with_traceback(None))
-            step = await self._adapt(refusals)
+            step = await adapted(self._request, self._replica, refusals)
         del request
         while True:
             try:
@@ -197,7 +109,7 @@ class Attempt:
             except (Refused, Faulty) as refusal:
                 refusals.append(refusal.with_traceback(None))
             self._end_exchange()
-            step = await self._adapt(refusals)
+            step = await adapted(self._request, self._replica, refusals)
 
     async def resume(self, continuation: Continuation, interrupted: Interrupted) -> None:
         """Continue another worker's answer. Raises AttemptFailed and TransportError before the first byte."""
@@ -294,27 +206,10 @@ class Attempt:
         self._request.record.resumed += 1
         self.lease.record_first_content()
 
-    async def _adapt(self, refusals: list[Refused | Faulty]) -> NextStep:
-        """Return a request that the worker may accept. Raises the first refusal if there is none, and the latest one if
-        the request goes to a larger context instead."""
-        call = self._request.call
-        adapt = call.operation.adapt
-        latest = refusals[-1]
-        if isinstance(latest, ContextTooLong) and self._request.moves_for(latest, self._replica):
-            raise latest
-        repeated = any(latest.text == earlier.text for earlier in refusals[:-1])
-        adapted = None
-        if adapt is not None and not repeated and len(refusals) <= MAX_ADAPTATIONS:
-            model, defaults = self._replica.model, call.defaults
-            adapted = await offload(call.decision.size, adapt, call.request, model, defaults, *refusals)
-        if adapted is None:
-            raise refusals[0]
-        return adapted
-
     async def _ask(self, path: str, body: bytes) -> Answer:
         collector = Collector()
         try:
-            self._send(path, body, collector, upstream_headers(_JSON))
+            self._send(path, body, collector, upstream_headers(JSON))
             return await collector.answer
         finally:
             self._end_exchange()
@@ -431,15 +326,3 @@ class Attempt:
             record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
             record.done_reason = usage.done_reason
         return usage.completion_tokens
-
-
-@lru_cache(16)
-def response_headers(content_type: str) -> Headers:
-    """Caches must not keep a stream of events (R180)."""
-    headers = ((b"content-type", content_type.encode("latin-1")),)
-    return (*headers, (b"cache-control", b"no-cache")) if content_type == EVENTS else headers
-
-
-@lru_cache(64)
-def upstream_headers(content_type: str) -> UpstreamHeaders:
-    return (("content-type", content_type), ("accept", EVENTS))

@@ -16,7 +16,8 @@ from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Leas
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.errors import AttemptFailed, Unavailable
 from vllama_pool.router.protocol.vllm.whole_answer import NOT_AN_ANSWER, is_answer, read_choices, read_list
-from vllama_pool.router.proxy.attempt import Upstream, upstream_headers
+from vllama_pool.router.proxy.collaborators import Upstream
+from vllama_pool.router.proxy.headers import upstream_headers
 from vllama_pool.router.proxy.preflight import Answer, Collector
 from vllama_pool.router.proxy.worker_errors import classify_response, transport_failure
 from vllama_pool.router.telemetry.canary_metrics import CanaryMetrics

@@ -21,7 +21,7 @@ from vllama_pool.router.errors import (
 )
 from vllama_pool.router.protocol.operation import DirectResponse, Operation
 from vllama_pool.router.proxy import context_fit
-from vllama_pool.router.proxy.attempt import ForwardRequest
+from vllama_pool.router.proxy.forward_request import ForwardRequest
 from vllama_pool.router.routing.asker import Asker
 from vllama_pool.router.routing.resolution import Reason, Resolution
 from vllama_pool.router.telemetry.request_record import Fallback, RequestRecord

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 
 from vllama_pool.router.balance.budget import RetryBudget
-from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
-from vllama_pool.router.proxy.in_flight import InFlight, Shared
+from vllama_pool.router.proxy.collaborators import Shared
+from vllama_pool.router.proxy.forward_request import ForwardRequest
+from vllama_pool.router.proxy.in_flight import InFlight
 from vllama_pool.router.proxy.seat import Terms
 from vllama_pool.router.routing.resolution import Resolution
 from vllama_pool.router.routing.rules import Rule

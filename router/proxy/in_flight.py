@@ -5,18 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass
 from typing import Any
 
-from vllama_pool.router.admission.admission import Admission
+from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.admission.tenant import Tenant, anonymous
-from vllama_pool.router.balance.demand import PLAIN, Demand
-from vllama_pool.router.balance.policies.least_load import least_load
 from vllama_pool.router.balance.retry import MAX_ATTEMPTS, MAX_DELAY, MIN_DELAY, Retry, most_specific
-from vllama_pool.router.balance.select import choose, find
-from vllama_pool.router.balance.worker import Replica, Worker
+from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import (
     AttemptFailed,
     Busy,
@@ -30,19 +25,21 @@ from vllama_pool.router.errors import (
 from vllama_pool.router.poison.guard import PoisonGuard
 from vllama_pool.router.poison.trials import Trial
 from vllama_pool.router.protocol.operation import DirectResponse
-from vllama_pool.router.proxy.attempt import Attempt, ForwardRequest, Upstream
+from vllama_pool.router.proxy.attempt import Attempt
 from vllama_pool.router.proxy.client_writer import ClientWriter
+from vllama_pool.router.proxy.collaborators import Shared
 from vllama_pool.router.proxy.fallback import reason_of
+from vllama_pool.router.proxy.forward_request import ForwardRequest
 from vllama_pool.router.proxy.interrupted import Interrupted
 from vllama_pool.router.proxy.places import Places
 from vllama_pool.router.proxy.recovery import Recovery
 from vllama_pool.router.proxy.relay import Ending
 from vllama_pool.router.proxy.resume import resume
 from vllama_pool.router.proxy.seat import Seat, Terms
-from vllama_pool.router.proxy.waiting_request import WaitingRequest, choose_with_room
+from vllama_pool.router.proxy.waiting_request import WaitingRequest
+from vllama_pool.router.proxy.worker_choice import choose_worker, note_choice, pick, pick_apart
 from vllama_pool.router.proxy.worker_errors import client_error, transport_failure
 from vllama_pool.router.routing.resolution import Reason, Resolution
-from vllama_pool.router.telemetry.decisions import Choice, choice_of
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import TransportError
 
@@ -51,22 +48,6 @@ _log = logging.getLogger(__name__)
 
 class ClientGone(Exception):
     """The client disconnected before its response began."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """The collaborators that all requests of a process share."""
-
-    upstream: Upstream
-    rng: random.Random
-    admission: Admission
-    refresh: Callable[[], None]
-    """Called when a worker answers 404 for a model in its record, which is then stale."""
-    debug: bool = False
-    """Log each choice and answer."""
-    poison: PoisonGuard | None = None
-    resolve: Callable[[ForwardRequest], Resolution | None] = lambda call: None
-    """Resolves a request's name anew. Returns None if no worker serves the model itself."""
 
 
 class InFlight:
@@ -158,15 +139,11 @@ class InFlight:
                 await poison.check(self.call.operation.name, self.call.request, self.call.decision.size)
             if self.call.grant.caps:
                 await self._take_caps()
-            try:
-                queue = self._seat.enter(self.call.resolution).queue
-                if queue is not None:
-                    await self._wait(self._seat.wait_in(queue, self._tenant()))
-            except ServerBusy as busy:
-                if not await self._fall_back(busy, "overloaded"):
-                    raise self._take_error() from None
+            queue = self._seat.enter(self.call.resolution).queue
+            if queue is not None:
+                await self._take_place(queue)
             while True:
-                replica = self._choose()
+                replica = choose_worker(shared, self.call, self._seat.workers, self._recovery)
                 if replica is not None:
                     attempt = Attempt(self, replica, shared.upstream)
                 else:
@@ -189,30 +166,12 @@ class InFlight:
                 except Interrupted as interrupted:
                     await self._resume(attempt, attempt.replica, interrupted)
                     return None
-                except TransportError as error:
-                    failure: AttemptFailed = transport_failure(error)
-                except AttemptFailed as error:
-                    failure = error.with_traceback(None)  # its frames hold the request, and refer to the failure
-                attempt.fail(failure)
-                self._recover().note(attempt.replica, failure)
-                if isinstance(failure, Lost) and failure.in_progress and poison is not None:
-                    await self._look_for_crash(poison, attempt.replica, attempt.lease.sent)
-                if self._trial is not None:
-                    self._end_trial()
-                delay = await self._next_step(failure)
-                if delay is None:
-                    raise self._take_error()
-                if delay:
-                    await asyncio.sleep(delay)
+                except (TransportError, AttemptFailed) as error:
+                    failure = transport_failure(error) if isinstance(error, TransportError) else error
+                await self._recover_from(attempt, failure.with_traceback(None))  # frames hold the request
         except asyncio.CancelledError:
-            if self._expired and self.waiting and self._task is not None and self._task.uncancel() == 0:
-                raise self._out_of_time() from None
-            if self.client_left and self._task is not None:
-                if self.waiting and self._task.uncancel() == 0:
-                    raise ClientGone from None
-                if self._interrupted is not None and self._task.uncancel() == 0:
-                    self.record.outcome = str(Ending.CLIENT_GONE)
-                    return None
+            if self._was_cancelled():
+                return None
             raise
 
     def client_gone(self) -> None:
@@ -265,7 +224,7 @@ class InFlight:
         if shared.debug:
             _log.debug("request %s: %s answers", record.id, record.worker)
 
-    def owns(self, attempt: Attempt) -> bool:
+    def owns(self, attempt: object) -> bool:
         return self._attempt is attempt and (self._task is None or not self._task.done())
 
     def has_larger(self, replica: Replica) -> bool:
@@ -282,9 +241,9 @@ class InFlight:
         """Choose a worker that is not excluded, by id."""
         recovery = self._recover()
         recovery.tried += excluded.difference(recovery.tried)
-        replica = self._pick_apart(recovery)
+        replica = pick_apart(self._shared, self.call, recovery)
         if replica is not None:
-            self._note_choice(replica.worker)
+            note_choice(self._shared, self.call, recovery, replica.worker)
         return replica
 
     def attempt(self, replica: Replica) -> Attempt:
@@ -329,6 +288,46 @@ class InFlight:
         recovery.note(replica, failure)
         if isinstance(failure, Lost):
             recovery.losses.append((replica.worker, attempt.lease.sent))
+
+    async def _recover_from(self, attempt: Attempt, failure: AttemptFailed) -> None:
+        """Wait until the request's next attempt is due. Raises the client's error if there is none, and Poison."""
+        poison = self._shared.poison
+        attempt.fail(failure)
+        self._recover().note(attempt.replica, failure)
+        if isinstance(failure, Lost) and failure.in_progress and poison is not None:
+            await self._look_for_crash(poison, attempt.replica, attempt.lease.sent)
+        if self._trial is not None:
+            self._end_trial()
+        delay = await self._next_step(failure)
+        if delay is None:
+            raise self._take_error()
+        if delay:
+            await asyncio.sleep(delay)
+
+    def _was_cancelled(self) -> bool:
+        """Of a cancelled task: return True if its client left an answer that was being continued, and False if others
+        cancelled it. Raises OutOfTime, or ClientGone, if the response has not begun."""
+        task = self._task
+        if task is None:
+            return False
+        if self._expired and self.waiting and task.uncancel() == 0:
+            raise self._out_of_time() from None
+        if not self.client_left:
+            return False
+        if self.waiting and task.uncancel() == 0:
+            raise ClientGone from None
+        if self._interrupted is not None and task.uncancel() == 0:
+            self.record.outcome = str(Ending.CLIENT_GONE)
+            return True
+        return False
+
+    async def _take_place(self, queue: AdmissionQueue) -> None:
+        """Wait for one of the model's places, or of a fallback's. Raises the client's error."""
+        try:
+            await self._wait(self._seat.wait_in(queue, self._tenant()))
+        except ServerBusy as busy:
+            if not await self._fall_back(busy, "overloaded"):
+                raise self._take_error() from None
 
     async def _take_caps(self) -> None:
         """Raises ServerBusy."""
@@ -392,70 +391,6 @@ class InFlight:
         if trial is not None:
             trial.end()
 
-    def _choose(self) -> Replica | None:
-        """Return the worker of the next attempt; None if none is left, or the request must wait for one."""
-        recovery, workers = self._recovery, self._seat.workers
-        first = recovery is None or not recovery.failures
-        if (workers.waiting and first) or (recovery is not None and recovery.returned):
-            return None
-        replica = self._pick() if recovery is None or first else self._pick_apart(recovery)
-        if replica is not None:
-            worker = replica.worker
-            if worker.in_flight >= worker.full_at and first:
-                replica = self._beside_full(replica)
-                if replica is None:
-                    return None
-            self._note_choice(replica.worker)
-        return replica
-
-    def _beside_full(self, replica: Replica) -> Replica | None:
-        """Return the worker to take instead of a full one: None if all are, so that the request must wait.
-
-        Least-load looks at four workers only, and other policies may prefer one although it is full.
-        """
-        if replica.worker.has_room and self._seat.workers.bounds.length:
-            return replica
-        other = self._pick_with_room()
-        return replica if other is not None and self.call.resolution.policy is not least_load else other
-
-    def _pick_with_room(self) -> Replica | None:
-        """Return None if no worker has room."""
-        shared, call, recovery, now = self._shared, self.call, self._recovery, self._now()
-        resolution, demand = call.resolution, call.demand
-        found = find(resolution.groups, recovery.excluded() if recovery is not None else (), now, demand)
-        if found is None:
-            return None
-        none_waits = not self._seat.workers.bounds.length
-        return choose_with_room(found, resolution, now, shared.rng, demand, none_waits=none_waits)
-
-    def _pick_apart(self, recovery: Recovery) -> Replica | None:
-        """Keep requests that may have crashed an engine from the streams that it was answering."""
-        avoided = recovery.avoided() if self._shared.poison is not None else ()
-        replica = self._pick(avoided) if avoided else None
-        apart = replica is not None and replica.worker.is_available(self._now()) and not replica.worker.full
-        return replica if apart else self._pick()
-
-    def _pick(self, avoided: Collection[str] = ()) -> Replica | None:
-        shared, call, recovery = self._shared, self.call, self._recovery
-        resolution = call.resolution
-        tried = recovery.excluded() if recovery is not None else ()
-        if avoided:
-            tried = [*tried, *avoided]
-        now = shared.upstream.clock.monotonic_ns() / 1e9
-        demand = call.demand if resolution.needs_demand else PLAIN
-        replica = choose(resolution.groups, tried, now, shared.rng, resolution.policy, demand)
-        if shared.debug:
-            _log_choice(self.record.id, resolution, replica, tried, now, demand)
-        return replica
-
-    def _note_choice(self, worker: Worker) -> None:
-        call, recovery = self.call, self._recovery
-        resolution = call.resolution
-        choice = choice_of(worker, resolution.groups, self._now()) if resolution.has_choice else Choice(worker.id)
-        call.decision.choices += (choice,)
-        if recovery is not None:
-            recovery.tried.append(worker.id)
-
     async def _later(self) -> Attempt | DirectResponse | None:
         """Wait for a worker with room, and begin an attempt on it. Return None if a fallback takes over, and the answer
         of a request that needs no worker.
@@ -478,7 +413,7 @@ class InFlight:
                 if request.answer is not None:
                     return request.answer
         if self._attempt is None:
-            replica = self._pick()  # a last resort
+            replica = pick(self._shared, self.call, self._recovery)  # a last resort
             if replica is not None:
                 self._take(replica)
             elif not await self._fall_back_without_worker():
@@ -487,7 +422,7 @@ class InFlight:
 
     def _take(self, replica: Replica) -> None:
         """Begin an attempt."""
-        self._note_choice(replica.worker)
+        note_choice(self._shared, self.call, self._recovery, replica.worker)
         self._attempt = Attempt(self, replica, self._shared.upstream)
 
     def _excluded(self) -> Collection[str]:
@@ -547,12 +482,3 @@ class InFlight:
         assert recovery is not None  # from `_fall_back`
         assert recovery.fallbacks.error is not None
         return recovery.fallbacks.error
-
-
-def _log_choice(
-    request_id: str, resolution: Resolution, replica: Replica | None, tried: Collection[str], now: float, demand: Demand
-) -> None:
-    others = resolution.rejections(tried, now, replica, demand)
-    reasons = ", ".join(f"{worker}: {reason}" for worker, reason in others.items()) or "none"
-    chosen = replica.worker.id if replica else "no worker"
-    _log.debug("request %s: chose %s for %s; others: %s", request_id, chosen, resolution.model, reasons)

@@ -6,7 +6,8 @@ from vllama_pool.router.errors import AttemptFailed
 from vllama_pool.router.protocol.operation import Restartable, Resumable, StreamTranslator
 from vllama_pool.router.protocol.vllm.token_log import TokenLog
 from vllama_pool.router.proxy.client_writer import ClientWriter
-from vllama_pool.router.proxy.relay import Ending, Headers
+from vllama_pool.router.proxy.headers import Headers
+from vllama_pool.router.proxy.relay import Ending
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 

@@ -15,8 +15,8 @@ from vllama_pool.router.poison.apart import trial_workers
 from vllama_pool.router.poison.evidence import CrashId
 from vllama_pool.router.poison.guard import PoisonGuard
 from vllama_pool.router.proxy import context_fit
-from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.fallback import MAX_ATTEMPTS, Fallbacks, reason_of, spoils_worker
+from vllama_pool.router.proxy.forward_request import ForwardRequest
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 _log = logging.getLogger(__name__)

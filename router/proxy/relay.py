@@ -17,10 +17,9 @@ from vllama_pool.router.protocol.operation import StreamTranslator
 from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
 from vllama_pool.router.protocol.vllm.token_log import TokenLog
 from vllama_pool.router.proxy.client_writer import ClientWriter
+from vllama_pool.router.proxy.headers import Headers
 from vllama_pool.router.proxy.worker_errors import MAX_ERROR_BODY, classify_response, transport_failure
 from vllama_pool.router.upstream.interface import Exchange, ResponseTimeout, TransportError
-
-Headers = tuple[tuple[bytes, bytes], ...]
 
 WORKER_LOST = "the worker was lost while it was answering; send the request again"
 

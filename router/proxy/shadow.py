@@ -22,8 +22,10 @@ from vllama_pool.router.admission.share import share_of
 from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import AttemptFailed, ClientError, NoWorker, Refused
-from vllama_pool.router.proxy.attempt import Attempt, ForwardRequest, Upstream
+from vllama_pool.router.proxy.attempt import Attempt
 from vllama_pool.router.proxy.client_writer import ClientWriter
+from vllama_pool.router.proxy.collaborators import Upstream
+from vllama_pool.router.proxy.forward_request import ForwardRequest
 from vllama_pool.router.proxy.in_flight import InFlight
 from vllama_pool.router.proxy.relay import Ending
 from vllama_pool.router.proxy.worker_errors import transport_failure
@@ -250,7 +252,7 @@ class ShadowCopy:
 
     # the requester
 
-    def owns(self, attempt: Attempt) -> bool:
+    def owns(self, attempt: object) -> bool:
         return self._attempt is attempt and (self.task is None or not self.task.done())
 
     def has_larger(self, replica: Replica) -> bool:

@@ -12,7 +12,8 @@ from vllama_pool.router.balance.select import Found, find
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import ClientError, NoWorker
 from vllama_pool.router.protocol.operation import DirectResponse
-from vllama_pool.router.proxy.attempt import ForwardRequest, Upstream
+from vllama_pool.router.proxy.collaborators import Upstream
+from vllama_pool.router.proxy.forward_request import ForwardRequest
 from vllama_pool.router.proxy.worker_turn import PATIENCE, Taking, WorkerTurn
 from vllama_pool.router.routing.resolution import Resolution, UnknownModel
 

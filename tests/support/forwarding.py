@@ -27,9 +27,10 @@ from vllama_pool.router.protocol import operation as protocol
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.operation import DirectResponse, Operation
 from vllama_pool.router.protocol.table import operations
-from vllama_pool.router.proxy.attempt import ForwardRequest, Upstream
+from vllama_pool.router.proxy.collaborators import Shared, Upstream
 from vllama_pool.router.proxy.forward import Forwarder
-from vllama_pool.router.proxy.in_flight import InFlight, Shared
+from vllama_pool.router.proxy.forward_request import ForwardRequest
+from vllama_pool.router.proxy.in_flight import InFlight
 from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.proxy.timeouts import Timeouts, TimeoutTable
 from vllama_pool.router.routing.resolution import Resolution

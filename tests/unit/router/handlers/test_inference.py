@@ -33,9 +33,9 @@ from vllama_pool.router.protocol.operation import (
     Usage,
 )
 from vllama_pool.router.protocol.table import operations
-from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.forward import Forwarder
+from vllama_pool.router.proxy.forward_request import ForwardRequest
 from vllama_pool.router.proxy.in_flight import InFlight
 from vllama_pool.router.proxy.shadow import Shadows
 from vllama_pool.router.proxy.stalls import StallWatch

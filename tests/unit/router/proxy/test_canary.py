@@ -20,8 +20,8 @@ from tests.support.upstream import FakeClient, FakeResponse
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.protocol.clock import SystemClock
-from vllama_pool.router.proxy.attempt import Upstream
 from vllama_pool.router.proxy.canary import REQUEST_ID, Canaries
+from vllama_pool.router.proxy.collaborators import Upstream
 from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.proxy.timeouts import Timeouts, TimeoutTable
 from vllama_pool.router.telemetry.canary_metrics import CanaryMetrics

@@ -17,7 +17,7 @@ from tests.support.until import auntil
 from tests.support.upstream import FakeClient, FakeResponse, Hang, Script
 from vllama_pool.router.admission.grant import Grant
 from vllama_pool.router.admission.output_cap import OutputCap
-from vllama_pool.router.proxy.attempt import ForwardRequest
+from vllama_pool.router.proxy.forward_request import ForwardRequest
 from vllama_pool.router.proxy.shadow import ShadowCopy, Shadows
 from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.routing.asker import Asker
