@@ -29,6 +29,12 @@ class _Crash:
     seen: float
     """Monotonic seconds."""
     digests: set[str] = field(default_factory=set)
+    """Requests whose answer no engine had begun."""
+    begun: set[str] = field(default_factory=set)
+    """Requests whose answer had begun, here or later elsewhere, and is not known to have been completed."""
+
+    def had(self, digests: Collection[str]) -> bool:
+        return not (self.digests.isdisjoint(digests) and self.begun.isdisjoint(digests))
 
 
 class Evidence:
@@ -41,15 +47,32 @@ class Evidence:
     def __len__(self) -> int:
         return len(self._crashes)
 
-    def add(self, crash: CrashId, cause: str, digests: Iterable[str], now: float) -> None:
-        """The crashed engine had these requests in flight."""
+    def add(self, crash: CrashId, cause: str, digests: Iterable[str], now: float, *, begun: Iterable[str] = ()) -> None:
+        """The crashed engine had these requests in flight. `begun`: those whose answer had begun."""
         self._forget(now)
-        self._crashes.setdefault(crash, _Crash(cause, now)).digests.update(digests)
+        seen = self._crashes.setdefault(crash, _Crash(cause, now))
+        seen.digests.update(digests)
+        seen.begun.update(begun)
 
     def answered(self, digest: str) -> None:
-        """Another engine has begun to answer the request, so no crash so far was its fault."""
+        """Another engine has begun to answer the request, so the crashes so far are hardly its fault."""
         for crash in self._crashes.values():
+            if digest in crash.digests:
+                crash.digests.discard(digest)
+                crash.begun.add(digest)
+
+    def completed(self, digest: str) -> bool:
+        """Another engine has answered the request, so no crash so far was its fault. Return False if it is unknown."""
+        suspected = [crash for crash in self._crashes.values() if crash.had((digest,))]
+        for crash in suspected:
             crash.digests.discard(digest)
+            crash.begun.discard(digest)
+        return bool(suspected)
+
+    def has_begun(self, now: float) -> bool:
+        """True if an answer that had begun may have crashed an engine."""
+        self._forget(now)
+        return any(crash.begun for crash in self._crashes.values())
 
     def knows(self, crash: CrashId, digest: str) -> bool:
         """True if the crashed engine had this request in flight."""
@@ -58,11 +81,12 @@ class Evidence:
     def unexplained(self, crashes: Iterable[CrashId], guilty: Collection[str]) -> int:
         """Count the crashes of engines that had none of the guilty requests in flight."""
         seen = self._crashes
-        return sum(crash not in seen or seen[crash].digests.isdisjoint(guilty) for crash in crashes)
+        return sum(crash not in seen or not seen[crash].had(guilty) for crash in crashes)
 
     def culprits(self, now: float) -> list[Culprit]:
         self._forget(now)
-        return culprits({crash: seen.digests for crash, seen in self._crashes.items()})
+        unanswered = {crash: seen.digests for crash, seen in self._crashes.items()}
+        return culprits(unanswered, {crash: seen.digests | seen.begun for crash, seen in self._crashes.items()})
 
     def describe(self, culprit: Culprit, now: float) -> str:
         return " and ".join(
@@ -74,11 +98,19 @@ class Evidence:
         self._crashes = {crash: seen for crash, seen in self._crashes.items() if now - seen.seen < self._keep}
 
 
-def culprits(in_flight: Mapping[CrashId, Collection[str]]) -> list[Culprit]:
-    """Return the requests that are the only one in common of two crashes, each once."""
+def culprits(
+    unanswered: Mapping[CrashId, Collection[str]], in_flight: Mapping[CrashId, Collection[str]] | None = None
+) -> list[Culprit]:
+    """Return the requests that are the only one in common of two crashes, each once.
+
+    `in_flight`: with the requests whose answers had begun. They count where the unanswered ones have none in common,
+    because a request whose answer has begun is seldom at fault.
+    """
     found: dict[str, Culprit] = {}
-    for first, second in combinations(in_flight, 2):
-        common = set(in_flight[first]).intersection(in_flight[second])
+    for first, second in combinations(unanswered, 2):
+        common = set(unanswered[first]).intersection(unanswered[second])
+        if not common and in_flight is not None:
+            common = set(in_flight[first]).intersection(in_flight[second])
         if len(common) == 1:
             digest = common.pop()
             found.setdefault(digest, Culprit(digest, (first, second)))

@@ -83,6 +83,8 @@ class PoisonGuard:
         """By digest."""
         self.refusals = 0
         """Refused requests so far."""
+        self.suspects_begun = False
+        """An answer that had begun may have crashed an engine: tell `completed` of requests."""
         self._store = store
         self._signer = signer
         self._refuse_for = refuse_for
@@ -91,8 +93,8 @@ class PoisonGuard:
         self._timeouts = (report_timeout, second_timeout)
         self._explained = explained
         self._evidence = Evidence(refuse_for)
-        self._unsent: dict[CrashId, tuple[str, set[str]]] = {}
-        """Cause and digests that other routers have not been told."""
+        self._unsent: dict[CrashId, tuple[str, set[str], set[str]]] = {}
+        """Cause, digests, and those of begun answers, that other routers have not been told."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._judging: asyncio.Task[None] | None = None
         self._unjudged = False
@@ -136,6 +138,32 @@ class PoisonGuard:
                 )
         return crash
 
+    def lost_begun(self, worker: Worker, sent: float, operation: str, request: Any, size: int) -> None:
+        """Note a request whose worker was lost after its answer had begun. `sent`: on the pool's clock."""
+        self._start(self._note_begun(worker, sent, operation, request, size))
+
+    async def _note_begun(self, worker: Worker, sent: float, operation: str, request: Any, size: int) -> None:
+        exit = await self._exit_of(worker, sent, self._timeouts[1])
+        if exit is None or not exit.crashed:
+            return
+        digest = await offload(size, digest_of, operation, request)
+        self._accuse(digest, CrashId(worker.id, worker.record.generation, exit.number), exit.cause, begun=True)
+        self._judge_later()
+
+    def completed(self, operation: str, request: Any, size: int) -> None:
+        """Note a request that an engine has answered. Call if `suspects_begun`."""
+        self._start(self._clear(operation, request, size))
+
+    async def _clear(self, operation: str, request: Any, size: int) -> None:
+        digest = await offload(size, digest_of, operation, request)
+        if digest and self._evidence.completed(digest):
+            for _, digests, begun in self._unsent.values():
+                digests.discard(digest)
+                begun.discard(digest)
+            self._judge_later()
+            await self._publish(News(completed=(digest,)))
+        self.suspects_begun = self._evidence.has_begun(self._clock())
+
     async def crash_of(self, worker: Worker, sent: float, *, met: bool) -> CrashId | None:
         """Return the crash if the engine that was running at `sent` died by itself. Waits for the agent's report.
 
@@ -144,9 +172,12 @@ class PoisonGuard:
         exit = await self._exit_of(worker, sent, self._timeouts[1 if met else 0])
         return CrashId(worker.id, worker.record.generation, exit.number) if exit is not None and exit.crashed else None
 
-    async def may_meet_another(self, crashes: Sequence[CrashId]) -> bool:
+    async def may_meet_another(self, crashes: Sequence[CrashId], operation: str, request: Any, size: int) -> bool:
         """False if the request, whose answer has begun, met two crashes that no other request explains."""
-        return len(crashes) < 2 or await self._are_explained(crashes)
+        if len(crashes) < 2:
+            return True
+        digest = await offload(size, digest_of, operation, request)
+        return await self._are_explained(crashes) and digest not in self.refused
 
     async def begin_trial(
         self, worker: Worker, operation: str, request: Any, size: int, acquitted: Callable[[], None]
@@ -187,10 +218,17 @@ class PoisonGuard:
 
     # --- judging ---
 
-    def _accuse(self, digest: str, crash: CrashId, cause: str) -> None:
-        if digest:
+    def _accuse(self, digest: str, crash: CrashId, cause: str, *, begun: bool = False) -> None:
+        if not digest:
+            return
+        _, unanswered, answers = self._unsent.setdefault(crash, (cause, set(), set()))
+        if begun:
+            self.suspects_begun = True
+            self._evidence.add(crash, cause, (), self._clock(), begun=(digest,))
+            answers.add(digest)
+        else:
             self._evidence.add(crash, cause, (digest,), self._clock())
-            self._unsent.setdefault(crash, (cause, set()))[1].add(digest)
+            unanswered.add(digest)
 
     async def _accuse_again(self, digest: str, crashes: Sequence[CrashId], cause: str) -> None:
         """The engine that began to answer the request, and so cleared it, has crashed too."""
@@ -214,8 +252,9 @@ class PoisonGuard:
         if not digest:
             return
         self._evidence.answered(digest)
-        for _, digests in self._unsent.values():
+        for _, digests, _ in self._unsent.values():
             digests.discard(digest)
+        self.suspects_begun = self._evidence.has_begun(self._clock())
         self._start(self._publish(News(answered=(digest,))))
 
     def _judge_later(self) -> asyncio.Task[None]:
@@ -245,9 +284,10 @@ class PoisonGuard:
                 number=crash.number,
                 cause=cause,
                 digests=tuple(sorted(digests)),
+                begun=tuple(sorted(begun)),
             )
-            for crash, (cause, digests) in unsent.items()
-            if digests
+            for crash, (cause, digests, begun) in unsent.items()
+            if digests or begun
         )
         if crashes:
             await self._publish(News(crashes=crashes))
@@ -290,9 +330,13 @@ class PoisonGuard:
             return
         now = self._clock()
         for crash in news.crashes:
-            self._evidence.add(CrashId(crash.worker, crash.generation, crash.number), crash.cause, crash.digests, now)
+            found = CrashId(crash.worker, crash.generation, crash.number)
+            self._evidence.add(found, crash.cause, crash.digests, now, begun=crash.begun)
         for digest in news.answered:
             self._evidence.answered(digest)
+        for digest in news.completed:
+            self._evidence.completed(digest)
+        self.suspects_begun = self._evidence.has_begun(now)
         for refused in news.refused:
             self._refuse(refused)
         if news.crashes:

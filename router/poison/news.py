@@ -21,6 +21,8 @@ class CrashNews(msgspec.Struct, frozen=True, kw_only=True):
     """`EngineExit.number`."""
     cause: str
     digests: tuple[Digest, ...]
+    begun: tuple[Digest, ...] = ()
+    """Those whose answers had begun."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +38,8 @@ class News(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     crashes: tuple[CrashNews, ...] = ()
     answered: tuple[Digest, ...] = ()
     """Requests that another engine has begun to answer since."""
+    completed: tuple[Digest, ...] = ()
+    """Requests that another engine has answered since."""
     refused: tuple[Refused, ...] = ()
 
 

@@ -7,6 +7,7 @@ sent again; others pass. Routers exclude each other through the registry, as far
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
@@ -14,8 +15,8 @@ from typing import Any, Protocol
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.workers.registry.client import RegistryUnavailable
 
-POLL = 0.02
-"""Seconds."""
+LOOK = 0.02
+"""Seconds between two looks at what nobody announces: the worker's state, another router's trial, an answer's begin."""
 MAX_TRIAL = 5.0
 """Seconds for an answer to begin."""
 MAX_WAIT = 60.0
@@ -36,13 +37,23 @@ class Trial:
         self.begun: Callable[[], bool] = lambda: False
         """True once the worker's answer has begun. Set by the owner."""
         self.on_begun: Callable[[], None] = lambda: None
-        self.ended = False
+        self._ended = asyncio.Event()
         self._release = release
+
+    @property
+    def ended(self) -> bool:
+        return self._ended.is_set()
 
     def end(self) -> None:
         if not self.ended:
-            self.ended = True
+            self._ended.set()
             self._release(self)
+
+    async def ends_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        return self.ended
 
 
 class Trials:
@@ -56,31 +67,37 @@ class Trials:
 
     async def begin(self, worker: Worker) -> Trial | None:
         """Wait for the worker's turn. Return None if the worker is gone by then: choose another one."""
-        chosen = asyncio.get_running_loop().time()
-        exit_seen = worker.exit_seen
-        trial = Trial(lambda trial: self._end(worker.id, trial))
-        while worker.id in self._by_worker:
-            if asyncio.get_running_loop().time() - chosen > MAX_WAIT or not worker.is_open:
-                break
-            await asyncio.sleep(POLL)
-        if not worker.is_open or worker.exit_seen != exit_seen:
+        loop, exit_seen = asyncio.get_running_loop(), worker.exit_seen
+        deadline = loop.time() + MAX_WAIT
+
+        def is_there() -> bool:
+            return worker.is_open and worker.exit_seen == exit_seen
+
+        while (present := self._by_worker.get(worker.id)) is not None and is_there() and loop.time() < deadline:
+            await present.ends_within(LOOK)
+        if not is_there():
             return None
+        trial = Trial(lambda trial: self._end(worker.id, trial))
         self._by_worker.setdefault(worker.id, trial)
+        begins = False
         try:
-            while not await self._allowed(worker.id, trial):
-                if asyncio.get_running_loop().time() - chosen > MAX_WAIT:
-                    break
-                await asyncio.sleep(POLL)
-                if not worker.is_open:
-                    break
-        except BaseException:
-            trial.end()
-            raise
-        if not worker.is_open or worker.exit_seen != exit_seen:
-            trial.end()
+            begins = await self._is_granted(worker.id, trial, is_there, deadline)
+        finally:
+            if not begins:
+                trial.end()
+        if not begins:
             return None
         self._start(self._watch(trial))
         return trial
+
+    async def _is_granted(self, worker_id: str, trial: Trial, is_there: Callable[[], bool], deadline: float) -> bool:
+        """Wait until no other router has a trial there, at most until the deadline. Return False if it is gone."""
+        loop = asyncio.get_running_loop()
+        while is_there():
+            if await self._allowed(worker_id, trial) or loop.time() >= deadline:
+                return is_there()
+            await asyncio.sleep(LOOK)
+        return False
 
     async def _allowed(self, worker_id: str, trial: Trial) -> bool:
         try:
@@ -91,11 +108,10 @@ class Trials:
     async def _watch(self, trial: Trial) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + MAX_TRIAL
-        while not trial.ended and loop.time() < deadline:
+        while not await trial.ends_within(LOOK) and loop.time() < deadline:
             if trial.begun():
                 trial.on_begun()
                 break
-            await asyncio.sleep(POLL)
         trial.end()
 
     def _end(self, worker_id: str, trial: Trial) -> None:

@@ -46,6 +46,11 @@ from vllama_pool.router.upstream.interface import TransportError
 _log = logging.getLogger(__name__)
 
 
+KEPT_REQUEST = 1 << 20
+"""Bytes of a body up to which its request is kept while it is answered, in case that its engine crashes."""
+_LOST = str(Ending.LOST)
+
+
 class ClientGone(Exception):
     """The client disconnected before its response began."""
 
@@ -112,6 +117,9 @@ class InFlight:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.close()
+            poison = self._shared.poison
+            if poison is not None and (poison.suspects_begun or self.record.outcome == _LOST):
+                self._tell_guard(poison, attempt)
         if self._trial is not None:
             self._trial.end()
         self._seat.leave(served=attempt is not None)
@@ -215,7 +223,9 @@ class InFlight:
         if not self.waiting:
             return
         self.waiting = False
-        self.call.request = self.call.asker = None
+        self.call.asker = None
+        if self.call.decision.size > KEPT_REQUEST:
+            self.call.request = None
         shared, record = self._shared, self.record
         record.status = 200
         record.first_ms = (shared.upstream.clock.monotonic_ns() - self.call.decision.arrived) // 1000 / 1000
@@ -266,6 +276,16 @@ class InFlight:
 
     # internal
 
+    def _tell_guard(self, poison: PoisonGuard, attempt: Attempt) -> None:
+        """Tell how an answer ended that may have crashed its engine."""
+        call, request, outcome = self.call, self.call.request, self.record.outcome
+        if request is not None and outcome in (Ending.COMPLETE, Ending.WHOLE):
+            poison.completed(call.operation.name, request, call.decision.size)
+        elif request is not None and outcome == _LOST and not self._resuming:
+            poison.lost_begun(
+                attempt.replica.worker, attempt.lease.sent, call.operation.name, request, call.decision.size
+            )
+
     async def _resume(self, attempt: Attempt, replica: Replica, interrupted: Interrupted) -> None:
         attempt.fail(interrupted.cause)
         self._note_loss(attempt, interrupted.cause)
@@ -288,6 +308,10 @@ class InFlight:
         recovery.note(replica, failure)
         if isinstance(failure, Lost):
             recovery.losses.append((replica.worker, attempt.lease.sent))
+            poison, call = self._shared.poison, self.call
+            if poison is not None and call.request is not None:
+                size = call.decision.size
+                poison.lost_begun(replica.worker, attempt.lease.sent, call.operation.name, call.request, size)
 
     async def _recover_from(self, attempt: Attempt, failure: AttemptFailed) -> None:
         """Wait until the request's next attempt is due. Raises the client's error if there is none, and Poison."""

@@ -90,7 +90,8 @@ class Recovery:
             crash = await poison.crash_of(worker, sent, met=bool(self.crashes))
             if crash is not None and crash not in self.crashes:
                 self.crashes.append(crash)
-        return await poison.may_meet_another(self.crashes)
+        call = self._call
+        return await poison.may_meet_another(self.crashes, call.operation.name, call.request, call.decision.size)
 
     def note(self, replica: Replica, failure: AttemptFailed) -> None:
         """Record a failed attempt."""

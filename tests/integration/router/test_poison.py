@@ -77,23 +77,29 @@ async def test_a_common_prompt_that_meets_two_kills_is_never_refused(tmp_path: P
 
 
 @pytest.mark.timeout(120)
-async def test_a_stream_that_crashes_two_engines_is_not_sent_to_a_third(tmp_path: Path) -> None:
+async def test_a_stream_that_crashes_two_engines_is_not_sent_to_a_third_and_then_refused(tmp_path: Path) -> None:
     """The first engine dies in mid-stream, and each one that is asked to go on at once."""
     faults: list[dict[str, object]] = [
         {"kind": "die", "marker": MARKER, "after_tokens": 4, "paths": ["/v1/chat/completions"]},
         {"kind": "die", "paths": ["/v1/completions"]},
     ]
-    answers = []
+    answers, repeats = [], []
     async with fleet(tmp_path, Plan(worker_flags=(*FLAGS, "--death", "abort"))) as running:
         for route in (Route.CHAT_STREAM, Route.V1_STREAM):
             for worker in running.workers:
                 await worker.set_faults(*faults)
-            answers.append(await exchange(Request(f"a stream with {MARKER}", 12, route), running.ports))
+            stream = Request(f"a stream with {MARKER}", 12, route)
+            answers.append(await exchange(stream, running.ports))
             await auntil(running.whole, 60, "the crashed workers to be back")
+            repeats += [await exchange(stream, ports) for ports in (running.ports, running.ports[::-1])]
         killed = await restarts(running)
 
     assert [(one.verdict.result, one.verdict.kind) for one in answers] == [(Result.ERROR, "line")] * 2, answers
     assert killed == 4
+    for repeat in repeats:
+        refusal = parse(repeat.raw)
+        assert refusal.status == 422, repeat
+        assert "it was the only request that the crashed engines of two workers had in common" in refusal.body.decode()
 
 
 async def _runs(victim: Agent) -> bool:

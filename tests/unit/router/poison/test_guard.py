@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.support.balance import Clock, found
+from tests.support.until import auntil
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import Poison
 from vllama_pool.router.poison.evidence import CrashId
@@ -91,6 +92,14 @@ class Router:
         known = self.pool.get(worker)
         assert known is not None
         return await self.guard.met_crash(known, sent, "chat", Chat(prompt), 10, met)
+
+    def lost_begun(self, worker: str, prompt: str) -> None:
+        known = self.pool.get(worker)
+        assert known is not None
+        self.guard.lost_begun(known, 0.0, "chat", Chat(prompt), 10)
+
+    async def may_go_on(self, prompt: str, crashes: Sequence[CrashId]) -> bool:
+        return await self.guard.may_meet_another(crashes, "chat", Chat(prompt), 10)
 
     async def ask(self, prompt: str) -> None:
         if self.guard.refused:
@@ -212,8 +221,8 @@ async def test_a_request_whose_two_crashes_another_one_explains_goes_on(bus: Bus
         await first.lost("b", "poison", [A])
     assert await second.lost("b", "innocent", [A]) == B
 
-    assert await second.guard.may_meet_another([A, B])
-    assert not await second.guard.may_meet_another([CrashId("x", 1, 1), CrashId("y", 1, 1)])
+    assert await second.may_go_on("innocent", [A, B])
+    assert not await second.may_go_on("innocent", [CrashId("x", 1, 1), CrashId("y", 1, 1)])
     await second.ask("innocent")
 
 
@@ -232,6 +241,90 @@ async def test_a_request_that_kills_engines_after_their_answers_have_begun_is_re
     router.ended("b", "SIGSEGV", crashed=True)
     with pytest.raises(Poison, match="it was the only request"):
         await router.lost("b", "late", [A])
+
+
+async def test_a_stream_of_two_crashes_is_refused_with_the_evidence_in_every_router(bus: Bus) -> None:
+    first, second = Router(bus), Router(bus)
+    first.ended("a", "SIGSEGV", crashed=True)
+    first.lost_begun("a", "late")
+    first.lost_begun("a", "innocent")
+    await settle()
+    assert (first.guard.refused, second.guard.suspects_begun) == ({}, True)
+
+    first.ended("b", "SIGABRT", crashed=True)
+    first.lost_begun("b", "late")
+    await auntil(lambda: first.guard.refused and second.guard.refused)
+    for router in (first, second):
+        with pytest.raises(Poison, match=r"the only request that .* had in common: a \(SIGSEGV.*b \(SIGABRT"):
+            await router.ask("late")
+        await router.ask("innocent")
+    assert not await first.may_go_on("late", [A, B])
+
+
+async def test_a_stream_that_another_engine_completes_is_no_suspect_in_any_router(bus: Bus) -> None:
+    first, second = Router(bus), Router(bus)
+    first.ended("a", "SIGSEGV", crashed=True)
+    first.lost_begun("a", "common")
+    await auntil(lambda: second.guard.suspects_begun)
+    second.guard.completed("chat", Chat("common"), 10)
+    await auntil(lambda: not first.guard.suspects_begun and not second.guard.suspects_begun)
+
+    first.ended("b", "SIGSEGV", crashed=True)
+    first.lost_begun("b", "common")
+    await auntil(lambda: second.guard.suspects_begun)
+    await settle()
+    assert (first.guard.refused, second.guard.refused) == ({}, {})
+
+
+async def test_a_stream_is_refused_when_the_others_of_both_crashes_have_been_answered(bus: Bus) -> None:
+    router = Router(bus)
+    for worker in "ab":
+        router.ended(worker, "SIGSEGV", crashed=True)
+        for prompt in ("late", "innocent"):
+            router.lost_begun(worker, prompt)
+        await settle()
+    assert router.guard.refused == {}
+    router.guard.completed("chat", Chat("innocent"), 10)
+    await auntil(lambda: router.guard.refused)
+    with pytest.raises(Poison):
+        await router.ask("late")
+    await router.ask("innocent")
+
+
+async def test_a_trial_that_is_cancelled_while_it_waits_frees_the_worker(bus: Bus) -> None:
+    router = Router(bus)
+    known = router.pool.get("a")
+    assert known is not None
+    bus.trials["a"] = "another router's"
+    waiting = asyncio.create_task(router.guard.begin_trial(known, "chat", Chat("x"), 10, lambda: None))
+    await settle()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    del bus.trials["a"]
+    trial = await asyncio.wait_for(router.guard.begin_trial(known, "chat", Chat("y"), 10, lambda: None), 15)
+    assert trial is not None
+    trial.end()
+
+
+async def test_a_request_without_an_answer_is_suspected_before_streams(bus: Bus) -> None:
+    router = Router(bus)
+    router.ended("a", "SIGSEGV", crashed=True)
+    router.lost_begun("a", "stream")
+    assert await router.lost("a", "poison") == A
+    router.ended("b", "SIGSEGV", crashed=True)
+    router.lost_begun("b", "stream")
+    with pytest.raises(Poison, match="it was the only request"):
+        await router.lost("b", "poison", [A])
+    await router.ask("stream")
+
+
+async def test_killed_engines_accuse_no_stream(bus: Bus) -> None:
+    router = Router(bus)
+    for worker in "ab":
+        router.ended(worker, "SIGKILL", crashed=False)
+        router.lost_begun(worker, "stream")
+    await settle()
+    assert (router.guard.suspects_begun, router.guard.refused) == (False, {})
 
 
 async def test_a_request_sent_after_the_end_was_known_belongs_to_the_next_engine(bus: Bus) -> None:
