@@ -280,8 +280,10 @@ class InFlight:
         """Tell how an answer ended that may have crashed its engine."""
         call, request, outcome = self.call, self.call.request, self.record.outcome
         if request is not None and outcome in (Ending.COMPLETE, Ending.WHOLE):
+            if self.record.resumed:  # another engine got the tokens, not the request
+                return
             poison.completed(call.operation.name, request, call.decision.size)
-        elif request is not None and outcome == _LOST and not self._resuming:
+        elif request is not None and outcome == _LOST and self._interrupted is None:
             poison.lost_begun(
                 attempt.replica.worker, attempt.lease.sent, call.operation.name, request, call.decision.size
             )
@@ -429,7 +431,9 @@ class InFlight:
                 try:
                     await self._wait(self._seat.wait_for_worker(request, self._tenant(), waited))
                 except ServerBusy as busy:
-                    if not await self._fall_back(busy, "no_worker" if request.turn.absent else "overloaded"):
+                    absent, resolution = request.turn.absent, self.call.resolution
+                    error = resolution.no_worker() if absent and not resolution.starts_from_zero else busy
+                    if not await self._fall_back(error, "no_worker" if absent else "overloaded"):
                         raise self._take_error() from None
                     return None
                 if request.refusal is not None:

@@ -268,7 +268,7 @@ class Resolution:
         name = name or self.virtual or self.name
         if self.set_aside:
             return NoWorker(self.set_aside, model=self.model)  # without Retry-After: clients would wait, then ask again
-        if self.groups and not self.replicas:
+        if not self.replicas and any(len(group.whole) for group in self.groups):
             return no_worker(name, self.model, (), "its workers lack the tags that the routing file asks for")
         return no_worker(name, self.model, self.replicas)
 

@@ -14,6 +14,7 @@ from tests.support.operations import REQUESTS, Request, error_text, is_whole
 from tests.support.until import auntil
 from vllama_pool.config.routing.table import RoutingTable, parse
 from vllama_pool.workers.registry.record import WorkerState
+from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 QUICK = Options(model="tiny", tokens_per_second=5000, ttft=0.001, answer_tokens=8, slots=1, transcription=True)
@@ -218,3 +219,29 @@ async def test_requests_that_wait_for_capacity_outlive_the_last_worker(tmp_path:
         await running.workers["b"].join()
         answers = await asyncio.gather(*tasks)
         assert [answer.status_code for answer in answers] == [200] * 6
+
+
+@pytest.mark.parametrize(
+    ("leaves", "reason"), [(False, "its workers are out: 1 draining"), (True, "no worker serves it now")]
+)
+async def test_requests_that_wait_in_vain_for_a_worker_learn_why_there_is_none(
+    tmp_path: Path, leaves: bool, reason: str
+) -> None:
+    frozen = Options(model="tiny", slots=1)
+    async with fleet(tmp_path, {"a": frozen}, table=parse(b"models: {tiny: {limits: {wait: 4s}}}")) as running:
+        running["a"].set_faults([faults.Freeze(seconds=60)])
+        tasks = [asyncio.create_task(ask(running)) for _ in range(5)]
+        await until_waiting(running, 3)
+        await running.workers["a"].drain()
+        if leaves:
+            await running.workers["a"].fall_silent()
+            await running.registry.deregister("a", 1)
+        await auntil(lambda: sum(task.done() for task in tasks) == 3, 15, "the waiting ones to be refused")
+        refused = [task.result() for task in tasks if task.done()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert [answer.status_code for answer in refused] == [503] * 3
+    expected = {"error": f"no worker is available for model 'tiny': {reason}"}
+    assert [answer.json() for answer in refused] == [expected] * 3
+    assert all(int(answer.headers["retry-after"]) >= 5 for answer in refused)

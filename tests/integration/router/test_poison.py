@@ -102,5 +102,29 @@ async def test_a_stream_that_crashes_two_engines_is_not_sent_to_a_third_and_then
         assert "it was the only request that the crashed engines of two workers had in common" in refusal.body.decode()
 
 
+@pytest.mark.timeout(120)
+async def test_a_stream_that_others_complete_after_each_crash_is_refused_after_two(tmp_path: Path) -> None:
+    """Its tokens are harmless to the engines that go on with them."""
+    fatal = {"kind": "die", "marker": MARKER, "after_tokens": 4, "paths": ["/v1/chat/completions"]}
+    stream = Request(f"a stream with {MARKER}", 12, Route.CHAT_STREAM)
+    async with fleet(tmp_path, Plan(worker_flags=(*FLAGS, "--death", "abort"))) as running:
+        for worker in running.workers:
+            await worker.set_faults(fatal)
+        answers = [await exchange(stream, running.ports) for _ in range(2)]
+        await auntil(partial(_refuses, running), 15, "the routers to refuse it")
+        repeats = [await exchange(stream, ports) for ports in (running.ports, running.ports[::-1])]
+        await auntil(running.whole, 60, "the crashed workers to be back")
+        killed = await restarts(running)
+
+    assert [one.verdict.result for one in answers] == [Result.COMPLETE] * 2, answers
+    assert [parse(one.raw).status for one in repeats] == [422, 422]
+    assert killed == 2
+
+
+async def _refuses(running: Fleet) -> bool:
+    pages = [(await router.get("/admin/workers")).json() for router in running.routers]
+    return [len(page["refused"]) for page in pages] == [1, 1]
+
+
 async def _runs(victim: Agent) -> bool:
     return bool((await victim.stats()).get("running"))

@@ -29,9 +29,9 @@ def event(**fields: Any) -> bytes:
     return b"data: %b\n\n" % msgspec.json.encode({"id": "chatcmpl-1", "model": "m", **fields})
 
 
-def chat(ids: list[int]) -> bytes:
+def chat(ids: list[int], finish: str | None = None) -> bytes:
     text = "".join(TEXTS[each] for each in ids)
-    return event(choices=[{"index": 0, "delta": {"content": text}, "finish_reason": None, "token_ids": ids}])
+    return event(choices=[{"index": 0, "delta": {"content": text}, "finish_reason": finish, "token_ids": ids}])
 
 
 def completion(ids: list[int], finish: str | None = None) -> bytes:
@@ -63,14 +63,27 @@ class Guard:
 
     def __init__(self, *crashed: str) -> None:
         self.refused: dict[str, Any] = {}
+        self.suspects_begun = True
         self._crashed = crashed
         self.asked: list[str] = []
+        self.lost: list[str] = []
+        """Workers that were lost after the answer had begun."""
+        self.answered = 0
+        """Requests that one engine answered."""
 
     async def crash_of(self, worker: Worker, sent: float, *, met: bool) -> CrashId | None:
         self.asked.append(worker.id)
         return CrashId(worker.id, 1, 1) if worker.id in self._crashed else None
 
-    async def may_meet_another(self, crashes: Sequence[CrashId]) -> bool:
+    def lost_begun(self, worker: Worker, sent: float, operation: str, request: Any, size: int) -> None:
+        assert (operation, request is not None) == ("chat", True)
+        self.lost.append(worker.id)
+
+    def completed(self, operation: str, request: Any, size: int) -> None:
+        assert (operation, request is not None) == ("chat", True)
+        self.answered += 1
+
+    async def may_meet_another(self, crashes: Sequence[CrashId], operation: str, request: Any, size: int) -> bool:
         return len(crashes) < 2
 
 
@@ -131,6 +144,25 @@ async def test_an_answer_whose_second_engine_crashes_too_never_reaches_a_third()
     assert len(errors_of(body)) == 1
     assert "c" not in fleet.upstream.workers
     assert fleet.record.outcome == "lost"
+
+
+async def test_the_guard_learns_of_each_worker_lost_and_not_of_an_answer_that_others_completed() -> None:
+    guard = Guard()
+    await fleet_of(guard, a=[CUT], b=rest(LOST), c=rest()).answer()
+    assert (guard.lost, guard.answered) == (["a", "b"], 0)
+
+
+async def test_the_guard_learns_of_a_lost_answer_that_nobody_continues_once() -> None:
+    guard = Guard()
+    fleet = Fleet(models={"a": SERVED}, poison=guard, a=[CUT])  # the model's files are unknown
+    assert len(errors_of(await fleet.answer())) == 1
+    assert (guard.lost, guard.answered) == (["a"], 0)
+
+
+async def test_the_guard_learns_of_an_answer_by_one_engine() -> None:
+    guard = Guard()
+    await fleet_of(guard, a=[FakeResponse([FIRST, chat([10], "stop"), usage(4, 1), DONE])]).answer()
+    assert (guard.lost, guard.answered) == ([], 1)
 
 
 async def test_a_second_worker_lost_in_mid_stream_ends_the_answer_with_one_error() -> None:

@@ -343,6 +343,14 @@ def test_workers_that_join_and_leave_are_followed() -> None:
     assert chosen(in_flight) == {"a", "late"}
 
 
+def test_a_model_whose_workers_have_left_since_lacks_no_tags() -> None:
+    pool = gpus()
+    selected = routes({"big": {"serve": "m", "workers": {"require": ["zone-a"]}}}).resolve("big", pool)
+    for worker in list(pool):
+        pool.remove(worker.id)
+    assert "no worker serves it now" in selected.no_worker().text
+
+
 def test_a_model_without_a_worker_of_the_selector_falls_back_or_says_so() -> None:
     entry = {"serve": "m", "workers": {"require": ["b200"]}}
     with pytest.raises(NoWorker, match="for model 'big': its workers lack the tags that the routing file asks for"):
