@@ -62,6 +62,8 @@ class HidingStream(ChunkStream, KeepsLog):
                         self.log.pack_tokens()
                     self._events += 1
                     return b"".join((self._before, text, self._after))
+                if _LINE_FEED in inside and (hidden := self._several(frame, data)):
+                    return hidden
         return self._feed_any(data)
 
     def fail(self, text: str) -> bytes:
@@ -74,11 +76,35 @@ class HidingStream(ChunkStream, KeepsLog):
         self._continues = True
         self._seek_at = self._events + _LONG
 
+    def _several(self, frame: IdsFrame, data: bytes) -> bytes | None:
+        """As `feed`, of a read that begins and ends as plain events. None if there is anything else between."""
+        insides = [event[frame.within] for event in data.split(b"\n\n")[:-1]]
+        # Joined again and compared at once, which is faster than a comparison for each event.
+        if b"".join((frame.begin, (frame.end + frame.begin).join(insides), frame.end)) != data:
+            return None
+        texts, ids, bracket = [], [], frame.bracket
+        for inside in insides:
+            text, _, rest = inside.partition(b'"')
+            each = rest.removeprefix(bracket)
+            if each is rest:
+                return None
+            texts.append(text)
+            ids.append(each)
+        if not are_ids(b",".join(ids)) or _LINE_FEED in b"".join(texts):
+            return None
+        tokens = self._tokens
+        tokens += insides
+        if len(tokens) >= MANY:
+            self.log.pack_tokens()
+        self._events += len(texts)
+        return b"".join((self._before, (self._after + self._before).join(texts), self._after))
+
     def _feed_any(self, data: bytes) -> bytes:
         if self._continues:
-            return super().feed(data)
+            return ChunkStream.feed(self, data)
         log = self.log
-        log.pack_tokens()
+        if self._tokens:
+            log.pack_tokens()
         log.feed(data)
         if self._over:
             return b""
@@ -88,7 +114,7 @@ class HidingStream(ChunkStream, KeepsLog):
         self._plain = None
         if self._cut or not is_whole(data):
             data = self._whole(data)
-        out = super().feed(self._hidden(data)) if data else b""
+        out = ChunkStream.feed(self, self._hidden(data)) if data else b""
         if not (self._cut or self._over):
             self._plain = self._ids_frame
         return out

@@ -7,7 +7,7 @@ from typing import Final
 
 from vllama_pool.router.protocol.operation import Resumable
 from vllama_pool.router.protocol.vllm import api
-from vllama_pool.router.protocol.vllm.resume_rule import field_refusal, may_hold_media, sampling_refusal
+from vllama_pool.router.protocol.vllm.resume_rule import field_refusal, is_usual, may_hold_media, sampling_refusal
 from vllama_pool.workers.registry.record import ModelInfo
 
 WITH_IDS: Final = b',"return_token_ids":true'
@@ -64,6 +64,6 @@ def of_fields(upstream: api.VllmSampling, fields: bytes, info: ModelInfo) -> Res
 
     `fields`: the request in JSON. The caller takes the prompt out.
     """
-    if field_refusal(fields) or sampling_refusal(upstream, info):
+    if (not is_usual(upstream) and field_refusal(fields)) or sampling_refusal(upstream, info):
         return None
     return Resumable(upstream, True)

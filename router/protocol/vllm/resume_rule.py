@@ -6,8 +6,10 @@ answer as a whole, and if the text of the ids is the text of the stream.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -59,6 +61,21 @@ def sampling_refusal(upstream: api.VllmSampling, info: ModelInfo) -> str:
     if upstream.seed is not None and upstream.temperature != 0:
         return "seed"
     return ""
+
+
+def is_usual(upstream: api.VllmSampling) -> bool:
+    """Return True for an OpenAI request with none of these fields, for which `field_refusal` is spared."""
+    values, usual = _restrictions(type(upstream))
+    options = getattr(upstream, "stream_options", None)
+    return values(upstream) == usual and (options is None or not options.continuous_usage_stats)
+
+
+@lru_cache(8)
+def _restrictions(kind: type[api.VllmSampling]) -> tuple[Callable[[Any], Any], Any]:
+    """Return what reads a request's restrictions, and the values that it reads if they are absent."""
+    names = [name for name in Restrictions.__struct_fields__ if name != "stream_options"]
+    values = attrgetter(*(name for name in names if name in kind.__struct_fields__))
+    return values, values(kind())
 
 
 def field_refusal(fields: bytes) -> str:

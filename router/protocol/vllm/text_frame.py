@@ -86,7 +86,7 @@ class IdsFrame:
 
     __slots__ = (
         *("_bare", "_between", "_end", "_ids", "_middle", "_nulled", "_start", "_text"),
-        *("begin", "bracket", "end", "hidden", "inside"),
+        *("begin", "bracket", "end", "hidden", "inside", "within"),
     )
 
     def __init__(self, before: bytes, middle: bytes, after: bytes) -> None:
@@ -98,6 +98,8 @@ class IdsFrame:
         self.end = after + b"\n\n"
         """From the last id."""
         self.inside = slice(len(self.begin), -len(self.end))
+        self.within = slice(len(self.begin), -len(after))
+        """As `inside`, of an event without its blank line."""
         self.hidden = TextFrame(before, middle + b"null" + after[1:])
         """Of the same events without ids."""
         self._start = b"data: " + before

@@ -24,7 +24,7 @@ _BETWEEN = b"\0"
 _CHOICES = b'"choices":['
 _ANY_IDS = re.compile(rb'"(prompt_)?token_ids"\s*:\s*\[[0-9,\s]*\]')
 """In JSON, the quotes of a text are escaped, so this is always a field."""
-_NAME, _FIELD, _NULL = b'token_ids"', b'token_ids":[', b'token_ids":null'
+_NAME, _NULL = b'token_ids"', b'token_ids":null'
 """Of the prompt's ids too. In JSON, the quotes of a text are escaped, so these are always fields."""
 _DONE = b"[DONE]"
 
@@ -172,13 +172,16 @@ class KeepsLog:
 
 def without_ids(data: bytes) -> bytes:
     """Return whole events without their ids."""
-    first, *pieces = data.split(_FIELD)
-    if data.count(_NAME) != len(pieces) + data.count(_NULL):
-        return _ANY_IDS.sub(rb'"\1token_ids":null', data)  # spelled in another way than vLLM's
+    first, *pieces = data.split(_NAME)
     out = [first]
     for piece in pieces:
-        _, end, rest = piece.partition(b"]")
-        out += (_NULL, rest) if end else (_FIELD, piece)
+        if piece[:2] == b":[":
+            _, end, rest = piece.partition(b"]")
+            out += (_NULL, rest) if end else (_NAME, piece)
+        elif piece[:5] == b":null":
+            out += (_NAME, piece)
+        else:  # spelled in another way than vLLM's
+            return _ANY_IDS.sub(rb'"\1token_ids":null', data)
     return b"".join(out)
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from vllama_pool.router.protocol.openai.requests import CHAT, COMPLETION
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.resumable import refusal
 from vllama_pool.router.protocol.vllm.resume_rule import (
     Interruption,
     field_refusal,
     interruption_refusal,
+    is_usual,
     sampling_refusal,
 )
 from vllama_pool.workers.registry.record import ModelInfo
@@ -76,6 +78,44 @@ def test_a_penalty_of_the_models_own_configuration_counts_unless_the_request_has
 )
 def test_fields_of_an_openai_request_that_rule_it_out(fields: bytes, reason: str) -> None:
     assert field_refusal(fields) == reason
+
+
+@pytest.mark.parametrize("decoder", [CHAT, COMPLETION])
+@pytest.mark.parametrize(
+    ("fields", "usual"),
+    [
+        (b'{"model":"m","temperature":1,"top_p":0.5,"max_tokens":9,"stream":true,"user":"u","stop":["a"]}', True),
+        (b'{"stream_options":{"include_usage":true}}', True),
+        (b'{"stream_options":{"continuous_usage_stats":true}}', False),
+        *((b'{"%b":true}' % name, False) for name in (b"echo", b"use_beam_search", b"return_token_ids")),
+        *((b'{"%b":1}' % name, False) for name in (b"n", b"prompt_logprobs", b"thinking_token_budget")),
+        *(
+            (b'{"%b":{}}' % name, False)
+            for name in (b"response_format", b"structured_outputs", b"repetition_detection")
+        ),
+        (b'{"bad_words":[]}', False),
+    ],
+)
+def test_no_request_with_a_restricted_field_is_usual(decoder: Any, fields: bytes, usual: bool) -> None:
+    request = decoder.decode(fields)
+    assert is_usual(request) is usual
+    if usual:
+        assert field_refusal(api.encode(request)) == ""
+
+
+@pytest.mark.parametrize(
+    ("decoder", "fields"),
+    [
+        (CHAT, b'{"logprobs":true}'),
+        (CHAT, b'{"top_logprobs":1}'),
+        (CHAT, b'{"include_reasoning":false}'),
+        (CHAT, b'{"tools":[{"type":"function"}]}'),
+        (COMPLETION, b'{"logprobs":0}'),
+        (COMPLETION, b'{"suffix":"x"}'),
+    ],
+)
+def test_no_request_with_a_restricted_field_of_its_route_is_usual(decoder: Any, fields: bytes) -> None:
+    assert not is_usual(decoder.decode(fields))
 
 
 def test_a_kept_request_with_logprobs_or_a_format_cannot_go_on() -> None:
