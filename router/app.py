@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +31,7 @@ from vllama_pool.router.handlers.models import model_routes
 from vllama_pool.router.handlers.openai_models import openai_model_routes
 from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.last_table import LastTable
-from vllama_pool.router.lifespan import Lifespan, make_lifespan
+from vllama_pool.router.lifespan import Lifespan, Loop, make_lifespan
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.protocol.operation import Clock, Operation
@@ -80,15 +81,14 @@ def create_app(
 
     `readiness`: where the process notes that it drains.
     """
-    watch = FileWatch(Watched((settings.routing_file,))) if settings.routing_file and table is None else None
     last_table, reload_request = last_table or LastTable(), reload_request or ReloadRequest()
+    instance, readiness = instance or RouterInstance(), readiness or Readiness()
+    watch = FileWatch(Watched((settings.routing_file,))) if settings.routing_file and table is None else None
     if table is None:
         table = _first_table(settings.routing_file, last_table, reload_request)
     collaborators = Collaborators(
         client or UpstreamClient(), clock or SystemClock(), rng or random.Random(), log_stream or sys.stdout.buffer
     )
-    instance = instance or RouterInstance()
-    readiness = readiness or Readiness()
 
     def file_state() -> RoutingFileState | None:
         return reloader.state if reloader is not None else None
@@ -96,8 +96,8 @@ def create_app(
     def use_access(access: Access) -> None:
         gate.use(access)
 
-    connections = ConnectionLimits(ConnectionBounds(settings.max_connections, settings.max_connections_per_client))
-    state = open_state(settings, table, collaborators, instance, file_state, connections.families)
+    connections = _Connections.limited_by(settings)
+    state = open_state(settings, table, collaborators, instance, file_state, connections.limits.families)
     reports = Reports(state, instance, collaborators.clock, file_state)
     keyring = Keyring(settings, state.metrics.usage, instance.total)
     keys = KeyAccess(settings, keyring, state.routes, socket.gethostname())
@@ -111,27 +111,41 @@ def create_app(
         )
     path = make_request_path(settings, collaborators, state, instance.total)
     served = operations(collaborators.clock, settings.stall_timeout, settings.max_choices)
-    hot = {operation.path: partial(path.inference.handle, operation) for operation in served}
-    arrivals = Arrivals(ArrivalLimits(settings.head_timeout, settings.body_timeout))
-    readers = SlowReaders(settings.client_stall)
-    connection_state = {ARRIVALS: arrivals, SLOW_READERS: readers, CONNECTIONS: connections}
-    lifespan = make_lifespan(
-        state.sources,
-        reports.exchange,
-        state.request_log,
-        loops=(
-            *(path.stalls.run, path.canaries.run, path.leases.run, state.names.run),
-            *(arrivals.run, readers.run, path.deadlines),
-            *((reloader.run,) if reloader else ()),
-        ),
-        closing=(path.shadows.aclose, collaborators.client.aclose),
-    )
+    loops = (*connections.loops, *path.loops, state.names.run, *((reloader.run,) if reloader else ()))
+    closing = (path.shadows.aclose, collaborators.client.aclose)
+    lifespan = make_lifespan(state.sources, reports.exchange, state.request_log, loops, closing)
     handlers = _handlers(settings, collaborators, state, reports, keyring, served)
     handlers += health_routes(_ready_view(settings, state, readiness, path.canaries.asked))
+    hot = {operation.path: partial(path.inference.handle, operation) for operation in served}
     dispatcher = _serve(settings, hot, handlers, lifespan)
     observers = Observers(state.request_log.finished, state.metrics.finished, _on_refusal(state))
-    gate = Gate(dispatcher, keys.open(table), observers, collaborators.clock.monotonic_ns, connection_state)
+    gate = Gate(dispatcher, keys.open(table), observers, collaborators.clock.monotonic_ns, connections.state)
     return gate
+
+
+@dataclass(frozen=True, slots=True)
+class _Connections:
+    """Limits of the front door on its connections."""
+
+    arrivals: Arrivals
+    readers: SlowReaders
+    limits: ConnectionLimits
+
+    @classmethod
+    def limited_by(cls, settings: RouterSettings) -> _Connections:
+        bounds = ConnectionBounds(settings.max_connections, settings.max_connections_per_client)
+        arrivals = Arrivals(ArrivalLimits(settings.head_timeout, settings.body_timeout))
+        return cls(arrivals, SlowReaders(settings.client_stall), ConnectionLimits(bounds))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Of the ASGI lifespan, where connections find them."""
+        return {ARRIVALS: self.arrivals, SLOW_READERS: self.readers, CONNECTIONS: self.limits}
+
+    @property
+    def loops(self) -> tuple[Loop, ...]:
+        """To run in the background."""
+        return self.arrivals.run, self.readers.run
 
 
 def _first_table(file: Path | None, last: LastTable, request: ReloadRequest) -> RoutingTable:

@@ -24,15 +24,10 @@ from vllama_pool.router.state import Collaborators, RouterState
 @dataclass(frozen=True, slots=True)
 class RequestPath:
     inference: InferenceHandler
-    stalls: StallWatch
-    """To run in the background."""
-    deadlines: Callable[[], Coroutine[Any, Any, None]]
-    """To run in the background."""
     shadows: Shadows
     """To close at the end."""
     canaries: Canaries
-    """To run in the background."""
-    leases: LeaseAudit
+    loops: tuple[Callable[[], Coroutine[Any, Any, None]], ...]
     """To run in the background."""
 
 
@@ -70,7 +65,7 @@ def make_request_path(
     canaries = Canaries(upstream, collaborators.rng, state.canary_metrics, settings.canary)
     leases = LeaseAudit(state.pool, lambda: stalls.watched, lambda: canaries.leases, state.lease_metrics)
     deadlines = partial(upstream.deadlines.run, lambda: collaborators.clock.monotonic_ns() / 1e9)
-    return RequestPath(inference, stalls, deadlines, shadows, canaries, leases)
+    return RequestPath(inference, shadows, canaries, (stalls.run, canaries.run, leases.run, deadlines))
 
 
 def _timeouts(settings: RouterSettings) -> TimeoutTable:
