@@ -16,7 +16,8 @@ from vllama_pool.router.discovery.saved_view import SavedView
 from vllama_pool.router.discovery.static_workers import StaticWorkers
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
 from vllama_pool.router.instance import RouterInstance
-from vllama_pool.router.poison.guard import PoisonGuard, Signer
+from vllama_pool.router.poison.guard import PoisonGuard
+from vllama_pool.router.poison.messenger import Signer
 from vllama_pool.router.virtual_models.change_plans import UNSIGNED, WRITES_OFF
 from vllama_pool.router.virtual_models.model_signer import SignaturePolicy
 from vllama_pool.router.virtual_models.savefile import SaveFile

@@ -8,22 +8,20 @@ the way of a request that fails nowhere, only `refused` is looked at, which is n
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.errors import Poison
 from vllama_pool.router.offload import offload
 from vllama_pool.router.poison.digest import digest_of
 from vllama_pool.router.poison.evidence import CrashId, Evidence
-from vllama_pool.router.poison.news import CrashNews, News, Refused, decode_news, encode_news
-from vllama_pool.router.poison.trials import Trial, Trials, TrialStore
-from vllama_pool.workers.registry.client import RegistryUnavailable
+from vllama_pool.router.poison.messenger import Messenger, NewsStore, Signer
+from vllama_pool.router.poison.news import CrashNews, News, Refused
+from vllama_pool.router.poison.refusals import Refusal, Refusals
+from vllama_pool.router.poison.trials import Trial, Trials
 from vllama_pool.workers.registry.record import EngineExit, WorkerState
-from vllama_pool.workers.registry.signature import RecordRefused
 
 REPORT_TIMEOUT = 0.5
 """Seconds to wait for the agent's report on an engine that a connection was lost to. It usually takes 10 to 200 ms."""
@@ -35,34 +33,6 @@ POLL = 0.01
 """Seconds."""
 SETTLE = 0.15
 """Seconds from a crash until all routers have reported their requests."""
-MAX_REFUSED = 1000
-"""Digests that are refused at once."""
-
-_log = logging.getLogger(__name__)
-
-
-class NewsStore(TrialStore, Protocol):
-    async def put_refusal(self, digest: str, envelope: bytes) -> None: ...
-
-    async def drop_refusals(self, *digests: str) -> None: ...
-
-    async def refusals(self) -> dict[str, bytes]: ...
-
-    async def publish_poison(self, envelope: bytes) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    evidence: str
-    until: float
-    """Monotonic seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signer:
-    fleet: str
-    secret: bytes | None
-    allow_unsigned: bool
 
 
 class PoisonGuard:
@@ -79,14 +49,11 @@ class PoisonGuard:
         explained: float = EXPLAINED,
     ) -> None:
         """`refuse_for`: seconds. `clock`: that of the pool."""
-        self.refused: dict[str, Refusal] = {}
-        """By digest."""
-        self.refusals = 0
-        """Refused requests so far."""
+        self._refusals = Refusals(clock)
+        self.refused: Mapping[str, Refusal] = self._refusals.by_digest
         self.suspects_begun = False
         """An answer that had begun may have crashed an engine: tell `completed` of requests."""
-        self._store = store
-        self._signer = signer
+        self._messenger = Messenger(store, signer)
         self._refuse_for = refuse_for
         self._clock = clock
         self._settle = settle
@@ -103,13 +70,18 @@ class PoisonGuard:
     def __repr__(self) -> str:
         return f"<PoisonGuard {len(self._evidence)} crashes, {len(self.refused)} refused>"
 
+    @property
+    def refusals(self) -> int:
+        """Refused requests so far."""
+        return self._refusals.count
+
     # --- requests ---
 
     async def check(self, operation: str, request: Any, size: int) -> None:
         """Call if `refused` is not empty. `size`: bytes of the body. Raises Poison."""
         self._expire()
         if self.refused:
-            self._raise_if_refused(await offload(size, digest_of, operation, request))
+            self._refusals.raise_if_refused(await offload(size, digest_of, operation, request))
 
     async def met_crash(
         self, worker: Worker, sent: float, operation: str, request: Any, size: int, met: Sequence[CrashId]
@@ -128,11 +100,11 @@ class PoisonGuard:
         judging = self._judge_later()
         if met:
             await asyncio.shield(judging)
-            self._raise_if_refused(digest)
+            self._refusals.raise_if_refused(digest)
             if not await self._are_explained((*met, crash)):
                 await self._accuse_again(digest, met, exit.cause)
-                self._raise_if_refused(digest)
-                self.refusals += 1
+                self._refusals.raise_if_refused(digest)
+                self._refusals.count += 1
                 raise Poison(
                     "the engines of two workers crashed while they worked on this request, so it is not sent to a third"
                 )
@@ -161,7 +133,7 @@ class PoisonGuard:
                 digests.discard(digest)
                 begun.discard(digest)
             self._judge_later()
-            await self._publish(News(completed=(digest,)))
+            await self._messenger.publish(News(completed=(digest,)))
         self.suspects_begun = self._evidence.has_begun(self._clock())
 
     async def crash_of(self, worker: Worker, sent: float, *, met: bool) -> CrashId | None:
@@ -203,18 +175,10 @@ class PoisonGuard:
             await asyncio.sleep(POLL)
         return None
 
-    def _raise_if_refused(self, digest: str) -> None:
-        refusal = self.refused.get(digest)
-        if refusal is not None:
-            self.refusals += 1
-            left = max(1, round((refusal.until - self._clock()) / 60))
-            raise Poison(f"this request is refused for another {left} min: {refusal.evidence}")
-
     def listed(self) -> list[tuple[str, str, float]]:
         """Return digest, evidence and remaining seconds of each refused request."""
         self._expire()
-        now = self._clock()
-        return [(digest, refusal.evidence, refusal.until - now) for digest, refusal in self.refused.items()]
+        return self._refusals.listed()
 
     # --- judging ---
 
@@ -255,7 +219,7 @@ class PoisonGuard:
         for _, digests, _ in self._unsent.values():
             digests.discard(digest)
         self.suspects_begun = self._evidence.has_begun(self._clock())
-        self._start(self._publish(News(answered=(digest,))))
+        self._start(self._messenger.publish(News(answered=(digest,))))
 
     def _judge_later(self) -> asyncio.Task[None]:
         """Judge what is known now when the other routers had time to add what they know."""
@@ -290,7 +254,7 @@ class PoisonGuard:
             if digests or begun
         )
         if crashes:
-            await self._publish(News(crashes=crashes))
+            await self._messenger.publish(News(crashes=crashes))
 
     def _judge(self) -> None:
         now = self._clock()
@@ -300,34 +264,24 @@ class PoisonGuard:
                 text = f"it was the only request that the crashed engines of two workers had in common: {where}"
                 refused = Refused(digest=culprit.digest, evidence=text, seconds=self._refuse_for)
                 self._refuse(refused)
-                self._start(self._publish_refusal(refused))
+                self._start(self._messenger.publish_refusal(refused))
 
     def _refuse(self, refused: Refused) -> None:
         self._expire()
-        if refused.digest not in self.refused and len(self.refused) < MAX_REFUSED:
-            self.refused[refused.digest] = Refusal(refused.evidence, self._clock() + refused.seconds)
-            _log.warning(
-                "request %s… is refused for %.0f s: %s", refused.digest[:12], refused.seconds, refused.evidence
-            )
+        self._refusals.add(refused)
 
     def _expire(self) -> None:
-        now = self._clock()
-        expired = [digest for digest, refusal in self.refused.items() if refusal.until <= now]
-        for digest in expired:
-            del self.refused[digest]
+        expired = self._refusals.expire()
         if expired:
-            self._start(self._drop(expired))
+            self._start(self._messenger.drop_refusals(expired))
 
     # --- other routers ---
 
     def heard(self, envelope: bytes) -> None:
         """Another router's news, or this one's own."""
-        signer = self._signer
-        try:
-            news = decode_news(envelope, fleet=signer.fleet, secret=signer.secret, allow_unsigned=signer.allow_unsigned)
-        except RecordRefused as error:
-            _log.warning("news about crashed engines are ignored: %s", error)
-            return
+        self._note(self._messenger.read(envelope))
+
+    def _note(self, news: News) -> None:
         now = self._clock()
         for crash in news.crashes:
             found = CrashId(crash.worker, crash.generation, crash.number)
@@ -344,36 +298,13 @@ class PoisonGuard:
 
     async def catch_up(self) -> None:
         """Read what was refused before this router listened. Raises RegistryUnavailable."""
-        for envelope in (await self._store.refusals()).values():
-            self.heard(envelope)
+        for news in await self._messenger.kept():
+            self._note(news)
 
     async def aclose(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _publish(self, news: News) -> None:
-        try:
-            await self._store.publish_poison(self._envelope(news))
-        except RegistryUnavailable:
-            return  # without a registry each router judges by what it has seen itself
-
-    async def _publish_refusal(self, refused: Refused) -> None:
-        news = News(refused=(refused,))
-        await self._publish(news)
-        try:
-            await self._store.put_refusal(refused.digest, self._envelope(news))
-        except RegistryUnavailable:
-            return
-
-    async def _drop(self, digests: list[str]) -> None:
-        try:
-            await self._store.drop_refusals(*digests)
-        except RegistryUnavailable:
-            return
-
-    def _envelope(self, news: News) -> bytes:
-        return encode_news(news, fleet=self._signer.fleet, secret=self._signer.secret)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

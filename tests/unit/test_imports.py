@@ -294,7 +294,7 @@ def test_only_discovery_virtual_models_and_poison_read_the_registry() -> None:
     assert readers <= {
         "router/discovery/drains.py",
         "router/discovery/registry_loop.py",
-        "router/poison/guard.py",
+        "router/poison/messenger.py",
         "router/poison/trials.py",
         "router/virtual_models/sync.py",
         "router/wiring.py",

@@ -182,7 +182,7 @@ class Served:
                 preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  it takes no locks
             )
         try:
-            until(lambda: "ready. Try:" in self.out.read_text(), 60, "it is ready")
+            until(lambda: "ready. Try:" in self.out.read_text(), 180, "it is ready")
         except AssertionError as error:
             raise AssertionError(self.out.read_text()) from error
         lines = self.out.read_text().splitlines()

@@ -14,7 +14,8 @@ from tests.support.until import auntil
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import Poison
 from vllama_pool.router.poison.evidence import CrashId
-from vllama_pool.router.poison.guard import PoisonGuard, Signer
+from vllama_pool.router.poison.guard import PoisonGuard
+from vllama_pool.router.poison.messenger import Signer
 from vllama_pool.workers.registry.client import RegistryUnavailable
 from vllama_pool.workers.registry.record import EngineExit, LoadReport, WorkerState
 
