@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench.apis import OLLAMA
+from tests.bench.apis import OLLAMA, OPENAI, Api
 from tests.bench.contenders import vllama
 from tests.bench.instructions import Counter, command, installed
 from tests.bench.programs import WORK, CannotMeasure, build
@@ -46,28 +46,46 @@ START_LIMIT = 240.0
 
 def count(work: Path = WORK) -> dict[str, int]:
     """Return the instructions of each figure. Raises CannotMeasure."""
+    counted, idle = medians(work, OLLAMA, (REQUEST, DOCUMENT, ONE_TOKEN, TOKEN))
+    figures = {
+        "request with one token": round(counted["request"] / REQUEST.requests),
+        "request with 128 tokens": round(counted["document"] / DOCUMENT.requests),
+        "streamed token": per_token(counted),
+        "second without requests": round(idle),
+    }
+    # A worker that is alone is not asked for token ids, which nobody could go on with.
+    for name, api in (("Ollama", OLLAMA), ("OpenAI", OPENAI)):
+        counted, _ = medians(work, api, (ONE_TOKEN, TOKEN), workers=2)
+        figures[f"resumable token, {name}"] = per_token(counted)
+    return figures
+
+
+def medians(work: Path, api: Api, scenarios: Sequence[Scenario], *, workers: int = 1) -> tuple[dict[str, float], float]:
+    """Return the instructions of each load by name, and those of a second without requests. Raises CannotMeasure."""
     folder = work / "check"
     for old in folder.glob("counts.*"):
         old.unlink()
-    contender = vllama(api=OLLAMA, prefix=command(folder), env=ENVIRONMENT)
-    with rig(build(work), folder) as bench, running(contender, bench, limit=START_LIMIT) as router:
+    contender = vllama(api=api, prefix=command(folder), env=ENVIRONMENT)
+    with (
+        rig(build(work), folder, addresses=workers) as bench,
+        running(contender, bench, workers=workers, limit=START_LIMIT) as router,
+    ):
         (pid,) = router.serving
-        for scenario in (REQUEST, DOCUMENT, TOKEN):
+        for scenario in scenarios:
             load(router, bench, scenario)
         counter = Counter(pid, folder)
         counter.start()
         total, seconds = counter.during(lambda: time.sleep(IDLE))
         idle = total / seconds
         counted = {
-            scenario.name: statistics.median(windows(counter, partial(load, router, bench, scenario), idle))
-            for scenario in (REQUEST, DOCUMENT, ONE_TOKEN, TOKEN)
+            each.name: statistics.median(windows(counter, partial(load, router, bench, each), idle))
+            for each in scenarios
         }
-    return {
-        "request with one token": round(counted["request"] / REQUEST.requests),
-        "request with 128 tokens": round(counted["document"] / DOCUMENT.requests),
-        "streamed token": round((counted["token"] - counted["one token"]) / TOKENS),
-        "second without requests": round(idle),
-    }
+    return counted, idle
+
+
+def per_token(counted: dict[str, float]) -> int:
+    return round((counted["token"] - counted["one token"]) / TOKENS)
 
 
 def windows(counter: Counter, work: Callable[[], None], idle: float) -> list[int]:
