@@ -10,7 +10,7 @@ from typing import Any
 
 from vllama_pool.router.admission.queue import AdmissionQueue
 from vllama_pool.router.admission.tenant import Tenant, anonymous
-from vllama_pool.router.balance.retry import MAX_ATTEMPTS, MAX_DELAY, MIN_DELAY, Retry, most_specific
+from vllama_pool.router.balance.retry import MAX_DELAY, MIN_DELAY, Retry, most_specific
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import (
     AttemptFailed,
@@ -35,9 +35,10 @@ from vllama_pool.router.proxy.places import Places
 from vllama_pool.router.proxy.recovery import Recovery
 from vllama_pool.router.proxy.relay import Ending
 from vllama_pool.router.proxy.resume import resume
+from vllama_pool.router.proxy.resumption import Resumption, note_loss
 from vllama_pool.router.proxy.seat import Seat, Terms
 from vllama_pool.router.proxy.waiting_request import WaitingRequest
-from vllama_pool.router.proxy.worker_choice import choose_worker, note_choice, pick, pick_apart
+from vllama_pool.router.proxy.worker_choice import choose_worker, note_choice, pick
 from vllama_pool.router.proxy.worker_errors import client_error, transport_failure
 from vllama_pool.router.routing.resolution import Reason, Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
@@ -245,35 +246,6 @@ class InFlight:
         """True if the request goes to a larger context after this refusal: the attempt then fails with it."""
         return self._recover().moves_for(refusal, replica, self._now())
 
-    # while an answer is continued
-
-    def choose_again(self, excluded: frozenset[str]) -> Replica | None:
-        """Choose a worker that is not excluded, by id."""
-        recovery = self._recover()
-        recovery.tried += excluded.difference(recovery.tried)
-        replica = pick_apart(self._shared, self.call, recovery)
-        if replica is not None:
-            note_choice(self._shared, self.call, recovery, replica.worker)
-        return replica
-
-    def attempt(self, replica: Replica) -> Attempt:
-        """Begin the next attempt."""
-        attempt = self._attempt = Attempt(self, replica, self._shared.upstream)
-        return attempt
-
-    def note_failure(self, replica: Replica, failure: AttemptFailed) -> None:
-        assert self._attempt is not None
-        self._note_loss(self._attempt, failure)
-
-    async def may_go_on(self) -> bool:
-        """False if the request was in progress on two engines that died by themselves, and no other one explains it."""
-        poison = self._shared.poison
-        return poison is None or await self._recover().may_go_on(poison)
-
-    def may_retry(self) -> bool:
-        """True if the budget pays one more attempt, and the request has one left."""
-        return self.record.attempts < MAX_ATTEMPTS and self._seat.budget.try_spend()
-
     # internal
 
     def _tell_guard(self, poison: PoisonGuard, attempt: Attempt) -> None:
@@ -290,30 +262,21 @@ class InFlight:
 
     async def _resume(self, attempt: Attempt, replica: Replica, interrupted: Interrupted) -> None:
         attempt.fail(interrupted.cause)
-        self._note_loss(attempt, interrupted.cause)
+        recovery = self._recover()
+        note_loss(self._shared, self.call, recovery, attempt, interrupted.cause)
         if self.client_left:
             self.record.outcome = str(Ending.CLIENT_GONE)
             return
         self._interrupted = interrupted
+        owner = Resumption(self._shared, self.call, recovery, self._seat.budget, self._begin)
         try:
-            await resume(self, interrupted, replica, self.call.resolution)
+            await resume(owner, interrupted, replica, self.call.resolution)
         except asyncio.CancelledError:
             if not self._expired or self.client_left or self._task is None or self._task.uncancel() > 0:
                 raise
             interrupted.text = self._out_of_time().text
             await interrupted.fail()
             self.record.outcome = str(Ending.OUT_OF_TIME)
-
-    def _note_loss(self, attempt: Attempt, failure: AttemptFailed) -> None:
-        """The answer broke off, or was not continued."""
-        recovery, replica = self._recover(), attempt.replica
-        recovery.note(replica, failure)
-        if isinstance(failure, Lost):
-            recovery.losses.append((replica.worker, attempt.lease.sent))
-            poison, call = self._shared.poison, self.call
-            if poison is not None and call.request is not None:
-                size = call.decision.size
-                poison.lost_begun(replica.worker, attempt.lease.sent, call.operation.name, call.request, size)
 
     async def _recover_from(self, attempt: Attempt, failure: AttemptFailed) -> None:
         """Wait until the request's next attempt is due. Raises the client's error if there is none, and Poison."""
@@ -451,7 +414,11 @@ class InFlight:
     def _take(self, replica: Replica) -> None:
         """Begin an attempt."""
         note_choice(self._shared, self.call, self._recovery, replica.worker)
-        self._attempt = Attempt(self, replica, self._shared.upstream)
+        self._begin(replica)
+
+    def _begin(self, replica: Replica) -> Attempt:
+        attempt = self._attempt = Attempt(self, replica, self._shared.upstream)
+        return attempt
 
     def _excluded(self) -> Collection[str]:
         return self._recovery.excluded() if self._recovery is not None else ()
