@@ -15,6 +15,7 @@ from typing import Any
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.errors import Poison
 from vllama_pool.router.offload import offload
+from vllama_pool.router.poison.byte_budget import ByteBudget
 from vllama_pool.router.poison.digest import digest_of
 from vllama_pool.router.poison.evidence import CrashId, Evidence
 from vllama_pool.router.poison.messenger import Messenger, NewsStore, Signer
@@ -31,6 +32,8 @@ EXPLAINED = 2.0
 """Seconds to wait after the second crash of a request for the conviction of another one."""
 POLL = 0.01
 """Seconds."""
+MAX_KEPT = 64 << 20
+"""Bytes of bodies whose requests are kept until their answers end."""
 SETTLE = 0.15
 """Seconds from a crash until all routers have reported their requests."""
 
@@ -51,6 +54,8 @@ class PoisonGuard:
         """`refuse_for`: seconds. `clock`: that of the pool."""
         self._refusals = Refusals(clock)
         self.refused: Mapping[str, Refusal] = self._refusals.by_digest
+        self.kept = ByteBudget(MAX_KEPT)
+        """For large requests that are being answered."""
         self.suspects_begun = False
         """An answer that had begun may have crashed an engine: tell `completed` of requests."""
         self._messenger = Messenger(store, signer)

@@ -47,8 +47,9 @@ from vllama_pool.router.upstream.interface import TransportError
 _log = logging.getLogger(__name__)
 
 
-KEPT_REQUEST = 1 << 20
-"""Bytes of a body up to which its request is kept while it is answered, in case that its engine crashes."""
+SMALL_REQUEST = 1 << 14
+"""Bytes of a body up to which its request is kept while it is answered, in case that its engine crashes. Larger ones
+are kept within the poison guard's limit."""
 _LOST = str(Ending.LOST)
 
 
@@ -68,6 +69,7 @@ class InFlight:
             "_caps",
             "_expired",
             "_interrupted",
+            "_kept",
             "_recovery",
             "_seat",
             "_shared",
@@ -103,6 +105,8 @@ class InFlight:
         self._total = math.inf
         """Seconds for the whole request."""
         self._expired = False
+        self._kept = 0
+        """Bytes of the body, if they count for the guard's limit."""
         self.call = call
         self.record = record
         self.client = client
@@ -121,6 +125,8 @@ class InFlight:
             poison = self._shared.poison
             if poison is not None and (poison.suspects_begun or self.record.outcome == _LOST):
                 self._tell_guard(poison, attempt)
+        if self._kept:
+            self._forget_request()
         if self._trial is not None:
             self._trial.end()
         self._seat.leave(served=attempt is not None)
@@ -225,8 +231,8 @@ class InFlight:
             return
         self.waiting = False
         self.call.asker = None
-        if self.call.decision.size > KEPT_REQUEST:
-            self.call.request = None
+        if self.call.decision.size > SMALL_REQUEST:
+            self._keep_request()
         shared, record = self._shared, self.record
         record.status = 200
         record.first_ms = (shared.upstream.clock.monotonic_ns() - self.call.decision.arrived) // 1000 / 1000
@@ -247,6 +253,19 @@ class InFlight:
         return self._recover().moves_for(refusal, replica, self._now())
 
     # internal
+
+    def _keep_request(self) -> None:
+        """Keep the request until its answer ends, unless too many bytes are kept."""
+        poison, size = self._shared.poison, self.call.decision.size
+        if poison is not None and poison.kept.take(size):
+            self._kept = size
+        else:
+            self.call.request = None
+
+    def _forget_request(self) -> None:
+        kept, self._kept = self._kept, 0
+        if self._shared.poison is not None:
+            self._shared.poison.kept.give_back(kept)
 
     def _tell_guard(self, poison: PoisonGuard, attempt: Attempt) -> None:
         """Tell how an answer ended that may have crashed its engine."""

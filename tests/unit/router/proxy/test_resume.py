@@ -15,6 +15,7 @@ from tests.support.protocol import objects
 from tests.support.until import auntil
 from tests.support.upstream import FakeResponse, Hang
 from vllama_pool.router.balance.worker import Worker
+from vllama_pool.router.poison.byte_budget import ByteBudget
 from vllama_pool.router.poison.evidence import CrashId
 from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost
 
@@ -46,6 +47,7 @@ def usage(prompt: int, tokens: int) -> bytes:
 FIRST = event(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}}], prompt_token_ids=PROMPT)
 CUT = FakeResponse([FIRST, chat([10]), chat([11]), LOST])
 """An answer whose worker is lost after two tokens."""
+ONE_TOKEN = FakeResponse([FIRST, chat([10], "stop"), usage(4, 1), DONE])
 REST = [completion([12]), completion([13], "stop"), usage(4, 2), DONE]
 
 
@@ -64,6 +66,7 @@ class Guard:
     def __init__(self, *crashed: str) -> None:
         self.refused: dict[str, Any] = {}
         self.suspects_begun = True
+        self.kept = ByteBudget(1 << 20)
         self._crashed = crashed
         self.asked: list[str] = []
         self.lost: list[str] = []
@@ -146,6 +149,22 @@ async def test_an_answer_whose_second_engine_crashes_too_never_reaches_a_third()
     assert fleet.record.outcome == "lost"
 
 
+@pytest.mark.parametrize(("size", "left", "learns"), [(1 << 20, 0, 1), ((1 << 20) + 1, 1 << 20, 0), (100, 1 << 20, 1)])
+async def test_a_large_request_is_kept_for_the_guard_within_a_limit(size: int, left: int, learns: int) -> None:
+    guard = Guard()
+    fleet = fleet_of(guard, a=[ONE_TOKEN])
+    in_flight = fleet.begin(size=size)
+    await in_flight.run()
+    assert guard.kept.take(left)
+    assert not guard.kept.take(1)
+    guard.kept.give_back(left)
+    in_flight.close()
+    in_flight.close()
+    assert guard.answered == learns
+    assert guard.kept.take(1 << 20), "all is given back"
+    assert not guard.kept.take(1)
+
+
 async def test_the_guard_learns_of_each_worker_lost_and_not_of_an_answer_that_others_completed() -> None:
     guard = Guard()
     await fleet_of(guard, a=[CUT], b=rest(LOST), c=rest()).answer()
@@ -161,7 +180,7 @@ async def test_the_guard_learns_of_a_lost_answer_that_nobody_continues_once() ->
 
 async def test_the_guard_learns_of_an_answer_by_one_engine() -> None:
     guard = Guard()
-    await fleet_of(guard, a=[FakeResponse([FIRST, chat([10], "stop"), usage(4, 1), DONE])]).answer()
+    await fleet_of(guard, a=[ONE_TOKEN]).answer()
     assert (guard.lost, guard.answered) == ([], 1)
 
 
