@@ -231,9 +231,9 @@ class InFlight:
             return
         self.waiting = False
         self.call.asker = None
-        if self.call.decision.size > SMALL_REQUEST:
-            self._keep_request()
         shared, record = self._shared, self.record
+        if shared.poison is None or self.call.decision.size > SMALL_REQUEST:
+            self._keep_request()
         record.status = 200
         record.first_ms = (shared.upstream.clock.monotonic_ns() - self.call.decision.arrived) // 1000 / 1000
         if self._attempt is not None:

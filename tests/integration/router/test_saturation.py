@@ -86,11 +86,17 @@ async def test_a_thousand_clients_that_leave_the_queue_reach_no_worker(tmp_path:
         running["a"].set_faults(HANGS)
         limits = httpx.Limits(max_connections=1100)
         async with httpx.AsyncClient(base_url=running.url, timeout=60, trust_env=False, limits=limits) as http:
-            tasks = [asyncio.create_task(http.post("/api/chat", json=CHAT)) for _ in range(1000 + MOST)]
-            await until_gauge(running, "vllama_queue_waiting", 1000)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            served, waiting = [], []
+            for tasks, count, name in (
+                (served, MOST, "vllama_worker_in_flight"),
+                (waiting, 1000, "vllama_queue_waiting"),
+            ):
+                tasks += [asyncio.create_task(http.post("/api/chat", json=CHAT)) for _ in range(count)]
+                await until_gauge(running, name, count)
+            for tasks in (waiting, served):  # the places get free when the waiting clients have just left
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
         await until_gauge(running, "vllama_queue_waiting", 0)
         await until_gauge(running, "vllama_worker_in_flight", 0)
         assert running["a"].requests[WORKER_PATH] == MOST
