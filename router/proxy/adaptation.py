@@ -1,4 +1,4 @@
-"""What a worker has refused, in a form that it may accept."""
+"""Adapts a refused request to a form that its worker may accept."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Hashable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vllama_pool.router.admission.worker_queue import ANY_WORKER
 from vllama_pool.router.balance.demand import Demand
@@ -12,7 +12,7 @@ from vllama_pool.router.balance.select import Found, find
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import ClientError, NoWorker
 from vllama_pool.router.protocol.operation import DirectResponse
-from vllama_pool.router.proxy.collaborators import Upstream
+from vllama_pool.router.proxy.collaborators import Shared
 from vllama_pool.router.proxy.forward_request import ForwardRequest
 from vllama_pool.router.proxy.worker_turn import PATIENCE, Taking, WorkerTurn
 from vllama_pool.router.routing.resolution import Resolution, UnknownModel
@@ -20,20 +20,6 @@ from vllama_pool.router.routing.resolution import Resolution, UnknownModel
 if TYPE_CHECKING:
     from vllama_pool.router.balance.pool import Pool
     from vllama_pool.router.routing.resolve import ModelRoutes
-
-
-class Shared(Protocol):
-    """The collaborators that all requests of a process share."""
-
-    @property
-    def upstream(self) -> Upstream: ...
-
-    @property
-    def rng(self) -> random.Random: ...
-
-    @property
-    def resolve(self) -> Callable[[ForwardRequest], Resolution | None]:
-        """See `resolve_anew`."""
 
 
 class WaitingRequest:
