@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.policies.policy import Policy, Terms
+from vllama_pool.router.balance.score import score
 from vllama_pool.router.balance.select import Found, find, needed_window
 from vllama_pool.router.balance.selector import Selected, has_any
 from vllama_pool.router.balance.worker import DRAINING_ASKED, Replica, Worker
@@ -148,13 +149,13 @@ def _view(replica: Replica, index: int, group: Group, left_out: str, terms: Term
         model=model.name,
         group=index,
         left_out=left_out,
-        score=worker.score(now),
+        score=score(worker, now),
         in_flight=worker.in_flight,
         others=worker.others_load,
         slots=worker.slots,
         full=worker.full,
-        speed=worker.speed if worker.full else worker.free_speed,
-        weight=worker.weight(now),
+        speed=worker.speed.full if worker.full else worker.speed.free,
+        weight=worker.speed.weight(now),
         penalty=worker.health.penalty(now),
         state="down" if worker.down else str(worker.state),
         health=worker.health.describe(now),

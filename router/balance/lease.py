@@ -80,7 +80,7 @@ class Lease:
             if self._full_load and worker.full:
                 now = self._clock()
                 load = (self._full_load + worker.load) / 2
-                worker.rate.record_response(outcome.tokens, now - self._sent, load, now)
+                worker.speed.rate.record_response(outcome.tokens, now - self._sent, load, now)
         elif isinstance(outcome, Errored):
             worker.record_failure(outcome.failure, self.model, self._sent, self._clock())
         elif self._probe:

@@ -85,7 +85,7 @@ class Pool:
             worker.drained = worker.id in self._drained
             if one.load is not None:
                 worker.report(one.load, now)
-            worker.update_speed(now)
+            worker.speed.compare(now)
 
     def remove(self, *worker_ids: str) -> None:
         """Remove workers; their requests continue. Unknown ids are ignored."""
@@ -104,7 +104,7 @@ class Pool:
             return False
         now = self._clock()
         worker.report(load, now)
-        worker.update_speed(now)
+        worker.speed.compare(now)
         return True
 
     def mark_up(self, worker_id: str) -> None:
@@ -219,8 +219,8 @@ class Pool:
         if before:
             self._leave_peers(worker, before)
         if after:
-            worker.peers = self._peers.setdefault(lookup_key(after[0].name), Peers())
-            worker.peers.join(worker.id, worker.rate, worker.pace)
+            peers = worker.speed.peers = self._peers.setdefault(lookup_key(after[0].name), Peers())
+            peers.join(worker.id, worker.speed.rate, worker.speed.pace)
         self.version += 1
         self._served = None
         if self.vacancies.watched:

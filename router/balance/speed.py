@@ -1,6 +1,6 @@
 """Measures a worker's speed: its tokens per second while it is full.
 
-Speed counts only among full workers (`Worker.score`). A half-empty worker generates less because it has less to do;
+Speed counts only among full workers (`balance/score.py`). A half-empty worker generates less because it has less to do;
 treating that as slow would be a feedback loop.
 
 The worker's load report is preferred, as it counts the requests of all routers. Without reports we use Little's law:

@@ -14,6 +14,7 @@ import msgspec
 
 from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.policies.least_load import SAMPLE_SIZE
+from vllama_pool.router.balance.score import rank
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
@@ -50,7 +51,7 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     compared: Sequence[Worker] = ()
     """The candidates, if they are few; else the chosen one. Empty for a single candidate."""
     ranks: Sequence[float] = ()
-    """Their `Worker.rank` at that time, in the same order."""
+    """Their `rank` at that time, in the same order."""
 
 
 def choice_of(worker: Worker, groups: Sequence[Group], now: float) -> Choice:
@@ -61,7 +62,7 @@ def choice_of(worker: Worker, groups: Sequence[Group], now: float) -> Choice:
     if count <= 1:
         return Choice(worker.id)
     compared = candidates if count <= SAMPLE_SIZE else (worker,)
-    return Choice(worker.id, count, compared, [each.rank(now) for each in compared])
+    return Choice(worker.id, count, compared, [rank(each, now) for each in compared])
 
 
 class Decision(msgspec.Struct, gc=False):

@@ -62,7 +62,7 @@ def view_worker(worker: Worker, now: float) -> WorkerView:
         breaker=worker.health.describe(now),
         engine=record.engine,
         engine_version=record.engine_version,
-        speed=round(worker.speed, 3),
+        speed=round(worker.speed.full, 3),
         served=tuple(ServedModel(model.name, model.aliases, model.context_length) for model in record.models),
         tags=record.tags,
         drained=worker.drained,

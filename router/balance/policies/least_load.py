@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from vllama_pool.router.balance.demand import PLAIN, Demand
 from vllama_pool.router.balance.policies.policy import Policy
+from vllama_pool.router.balance.score import rank
 from vllama_pool.router.balance.worker import Worker
 
 SAMPLE_SIZE = 4
@@ -30,10 +31,10 @@ class LeastLoad(Policy):
         if len(candidates) == 1:
             return candidates[0]
         sample = candidates if len(candidates) <= SAMPLE_SIZE else _sample(candidates, rng.random)
-        ranks = [worker.rank(now) for worker in sample]
+        ranks = [rank(worker, now) for worker in sample]
         best = min(ranks)
         bound = best * TIE_FACTOR if best > 0 else best / TIE_FACTOR
-        equals = [worker for worker, rank in zip(sample, ranks, strict=True) if rank <= bound]
+        equals = [worker for worker, own in zip(sample, ranks, strict=True) if own <= bound]
         return equals[0] if len(equals) == 1 else equals[int(rng.random() * len(equals))]
 
     pick = choose

@@ -52,7 +52,7 @@ def test_the_first_content_of_a_probe_readmits_the_worker() -> None:
     assert not worker.is_available(clock())
     probe.record_first_content()
     assert worker.is_available(clock())
-    assert worker.weight(clock()) < 1
+    assert worker.speed.weight(clock()) < 1
     probe.release(Completed(1))
 
 
@@ -100,8 +100,8 @@ def test_only_responses_of_a_full_worker_measure_its_speed() -> None:
         leases[0].release(Completed(100))
         for lease in leases[1:]:
             lease.release(Abandoned())
-    assert worker.rate.value(clock()) is None  # slots were free at dispatch
+    assert worker.speed.rate.value(clock()) is None  # slots were free at dispatch
     waiting = [pool.lease(worker) for _ in range(8)]
     clock.advance(4)
     waiting[4].release(Completed(100))
-    assert worker.rate.value(clock()) == pytest.approx((5 + 8) / 2 * 100 / 4)
+    assert worker.speed.rate.value(clock()) == pytest.approx((5 + 8) / 2 * 100 / 4)

@@ -248,8 +248,8 @@ class PoolMachine(RuleBasedStateMachine):
             ours = sum(leased is worker for leased, _ in self.open)
             assert worker.in_flight == ours
             assert worker.load >= ours
-            assert 0 < worker.weight(self.clock()) <= 1
-            assert 0.25 <= worker.speed <= 4
+            assert 0 < worker.speed.weight(self.clock()) <= 1
+            assert 0.25 <= worker.speed.full <= 4
 
     def teardown(self) -> None:
         for _, lease in self.open:

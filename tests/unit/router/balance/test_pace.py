@@ -7,6 +7,7 @@ import pytest
 from tests.support.balance import Clock, found, pool_of, worker_in
 from vllama_pool.router.balance.pace import LIFETIME, MAX_GAP, MIN_DRAG, Pace, drag, usual_pace
 from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.balance.score import score
 from vllama_pool.workers.registry.record import LoadReport
 
 
@@ -67,17 +68,17 @@ def test_a_worker_that_turns_slow_ranks_behind_a_loaded_peer_and_is_tried_again_
     pool = pool_of(clock, found("a"), found("b"), found("slow"))
     a, slow = worker_in(pool, "a"), worker_in(pool, "slow")
     report_for(pool, clock, 6, a=50.0, b=50.0, slow=50.0)
-    assert slow.score(clock()) == pytest.approx(a.score(clock()))
+    assert score(slow, clock()) == pytest.approx(score(a, clock()))
     report_for(pool, clock, 10, a=50.0, b=50.0, slow=5.0)
     pool.report("slow", LoadReport())
     assert slow.load < a.load
-    assert slow.score(clock()) > 2 * a.score(clock())
+    assert score(slow, clock()) > 2 * score(a, clock())
     clock.advance(LIFETIME + 1)
     for name in ("a", "b", "slow"):
         pool.report(name, LoadReport())
-    assert slow.score(clock()) > a.score(clock()), "slowly, as a worker that is readmitted"
+    assert score(slow, clock()) > score(a, clock()), "slowly, as a worker that is readmitted"
     clock.advance(10)
-    assert slow.score(clock()) == pytest.approx(a.score(clock()))
+    assert score(slow, clock()) == pytest.approx(score(a, clock()))
 
 
 def test_a_worker_with_most_of_the_requests_is_not_slow_for_that() -> None:
@@ -88,23 +89,23 @@ def test_a_worker_with_most_of_the_requests_is_not_slow_for_that() -> None:
         clock.advance(1)
         pool.report("busy", LoadReport(running=12, tokens_per_second=48))
         pool.report("calm", LoadReport(running=1, tokens_per_second=40))
-    assert [worker_in(pool, name).free_speed for name in ("busy", "calm")] == [1, 1]
+    assert [worker_in(pool, name).speed.free for name in ("busy", "calm")] == [1, 1]
 
 
 def test_a_declared_speed_explains_a_slow_pace() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"), found("b"), found("small", speed=0.1))
     report_for(pool, clock, 6, a=50.0, b=50.0, small=5.0)
-    assert worker_in(pool, "small").free_speed == pytest.approx(0.1)
+    assert worker_in(pool, "small").speed.free == pytest.approx(0.1)
 
 
 def test_a_restarted_worker_has_no_pace_yet() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"), found("slow"))
     report_for(pool, clock, 10, a=50.0, slow=5.0)
-    assert worker_in(pool, "slow").free_speed < 0.2
+    assert worker_in(pool, "slow").speed.free < 0.2
     pool.put(found("slow", generation=2))
-    assert worker_in(pool, "slow").free_speed == 1.0
+    assert worker_in(pool, "slow").speed.free == 1.0
 
 
 def test_a_worker_that_was_down_has_no_pace_yet() -> None:
@@ -114,6 +115,6 @@ def test_a_worker_that_was_down_has_no_pace_yet() -> None:
     pool.mark_down("away")
     report_for(pool, clock, 12, a=50.0)
     pool.report("away", LoadReport(running=5))
-    assert worker_in(pool, "away").pace.value(clock()) is None
+    assert worker_in(pool, "away").speed.pace.value(clock()) is None
     report_for(pool, clock, 1, a=50.0)
-    assert worker_in(pool, "away").free_speed == 1.0
+    assert worker_in(pool, "away").speed.free == 1.0

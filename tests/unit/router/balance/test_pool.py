@@ -20,8 +20,8 @@ def test_counters_health_and_slow_start_survive_a_renewed_record() -> None:
     a = worker_in(pool, "a")
     assert (a.in_flight, a.record.slots) == (1, 16)
     assert a.is_suspect(clock())
-    assert a.weight(clock()) == 1
-    assert worker_in(pool, "c").weight(clock()) < 1
+    assert a.speed.weight(clock()) == 1
+    assert worker_in(pool, "c").speed.weight(clock()) < 1
     assert pool.get("b") is None
     lease.release(Completed(1))
     assert pool.in_flight == 0
@@ -116,7 +116,7 @@ def test_measured_speeds_are_relative_within_a_model() -> None:
             pool.report(worker_id, LoadReport(running=8, tokens_per_second=rate))
     clock.advance(1)
     pool.report("a", LoadReport(running=8, tokens_per_second=100))
-    assert [worker.speed for worker in pool] == pytest.approx([0.5, 1.0, 2.0, 1.0], abs=0.01)
+    assert [worker.speed.full for worker in pool] == pytest.approx([0.5, 1.0, 2.0, 1.0], abs=0.01)
 
 
 def test_the_admin_view_lists_every_worker_with_its_state() -> None:

@@ -9,7 +9,7 @@ from vllama_pool.router.balance.lease import Completed, Errored
 from vllama_pool.router.balance.policies.least_load import least_load
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.select import Untried, choose, count_untried
-from vllama_pool.router.balance.worker import SLOW_START
+from vllama_pool.router.balance.worker_speed import SLOW_START
 from vllama_pool.router.errors import Faulty, Lost, ModelGone
 from vllama_pool.workers.registry.record import LoadReport
 

@@ -1,119 +1,17 @@
-"""A worker's load, fullness, slow start, readmission and restarts."""
+"""A worker's readmission, restarts and refusals."""
 
 import pytest
 
 from tests.support.balance import DRAINING, READY, RESTARTING, found
-from vllama_pool.router.balance.worker import INITIAL_WEIGHT, SLOW_START, Worker
-from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone
+from vllama_pool.router.balance.worker import Worker
+from vllama_pool.router.balance.worker_speed import INITIAL_WEIGHT
+from vllama_pool.router.errors import Faulty, Lost, ModelGone
 from vllama_pool.workers.registry.record import LoadReport, WorkerState
 
 
 def worker(slots: int = 8, now: float = 0.0, speed: float = 1.0) -> Worker:
     one = found("w", slots=slots, speed=speed)
     return Worker(one.record, one.endpoint, now)
-
-
-def test_load_is_other_routers_reported_load_plus_our_requests_now() -> None:
-    one = worker()
-    for _ in range(3):
-        one.begin_request(1)
-    one.report(LoadReport(running=4, waiting=1), 2)  # three are ours
-    assert one.load == 5
-    one.begin_request(3)
-    assert one.load == 6
-    for _ in range(4):
-        one.end_request()
-    assert one.load == 2
-
-
-def test_a_report_that_still_counts_our_ended_requests_adds_no_load() -> None:
-    one = worker()
-    for _ in range(3):
-        one.begin_request(1)
-    one.report(LoadReport(running=4), 2)
-    for _ in range(3):
-        one.end_request()
-    one.report(LoadReport(running=4), 2.25)  # vLLM still counts them
-    assert one.load == 1
-    one.report(LoadReport(running=1), 2.5)
-    assert one.load == 0, "it may still be ours"
-    one.report(LoadReport(running=1), 3.5)
-    assert one.load == 0
-    one.report(LoadReport(running=1), 4.5)
-    assert one.load == 1, "it is another router's"
-
-
-def test_a_report_below_our_own_count_does_not_reduce_the_load() -> None:
-    one = worker()
-    for _ in range(6):
-        one.begin_request(1)
-    one.report(LoadReport(running=2), 2)
-    assert one.load == 6
-
-
-def test_a_worker_is_full_when_its_load_reaches_its_slots() -> None:
-    one = worker(slots=2)
-    one.begin_request(1)
-    assert not one.full
-    one.begin_request(1)
-    assert one.full
-
-
-def test_reports_set_the_rate_after_two_seconds_at_full_load() -> None:
-    """A report's rate is an average over a second or two, which must not include ramp-up."""
-    one = worker(slots=2)
-    one.report(LoadReport(running=2, tokens_per_second=5), 1)
-    one.report(LoadReport(running=2, tokens_per_second=40), 2.5)
-    assert one.rate.value(2.5) is None
-    one.report(LoadReport(running=2, tokens_per_second=80), 3)
-    assert one.rate.value(3) == 80
-    one.report(LoadReport(running=1, tokens_per_second=30), 4)
-    one.report(LoadReport(running=2, tokens_per_second=30), 5)
-    assert one.rate.value(5) == 80
-
-
-def test_a_worker_with_unknown_slots_is_full_while_it_has_a_queue() -> None:
-    one = worker(slots=0)
-    for _ in range(100):
-        one.begin_request(1)
-    assert not one.full
-    one.report(LoadReport(running=90, waiting=1), 2)
-    assert one.full
-
-
-def test_a_worker_with_a_queue_and_a_full_kv_cache_is_full() -> None:
-    one = worker(slots=64)
-    one.report(LoadReport(running=10, waiting=2, kv_usage=0.5), 1)
-    assert not one.full
-    one.report(LoadReport(running=10, waiting=2, kv_usage=0.99), 2)
-    assert one.full
-
-
-def test_a_worker_that_answered_busy_is_full_until_its_next_report() -> None:
-    one = worker()
-    one.record_failure(Busy("queue full"), "m", sent=1, now=1)
-    assert one.full
-    assert one.is_available(1)
-    one.report(READY, 2)
-    assert not one.full
-
-
-def test_a_new_worker_gets_its_full_share_after_ten_seconds() -> None:
-    one = worker(now=100)
-    assert one.weight(100) == INITIAL_WEIGHT
-    assert INITIAL_WEIGHT < one.weight(105) < 1
-    assert one.weight(100 + SLOW_START) == 1
-    assert one.score(100) == pytest.approx(10)
-    assert one.score(110) == 1
-
-
-def test_a_score_uses_measured_speed_only_if_the_worker_is_full() -> None:
-    one = worker(slots=2, speed=2.0)
-    one.speed = 0.5
-    one.begin_request(1)
-    assert one.score(100) == 2 / 2.0
-    one.begin_request(1)
-    assert one.score(100) == 3 / 0.5
 
 
 @pytest.mark.parametrize("load", [DRAINING, RESTARTING])
@@ -133,16 +31,16 @@ def test_a_restarted_worker_is_healthy_and_in_slow_start() -> None:
     one.report(RESTARTING, 51)
     one.report(READY, 90)
     assert one.is_available(90)
-    assert one.weight(90) == INITIAL_WEIGHT
+    assert one.speed.weight(90) == INITIAL_WEIGHT
 
 
 def test_a_higher_restart_count_starts_slow_start() -> None:
     one = worker()
     one.report(LoadReport(restarts=1), 50)
-    assert one.weight(50) == INITIAL_WEIGHT
+    assert one.speed.weight(50) == INITIAL_WEIGHT
     one.report(LoadReport(restarts=1), 60)
     one.report(LoadReport(restarts=1), 70)
-    assert one.weight(70) == 1
+    assert one.speed.weight(70) == 1
 
 
 def test_lost_streams_of_the_old_process_do_not_make_the_new_one_suspect() -> None:
@@ -159,9 +57,9 @@ def test_only_a_readmitting_beat_starts_slow_start() -> None:
     assert one.is_suspect(20)
     one.report(LoadReport(running=1), 21)
     assert one.is_available(21)
-    assert one.weight(21) == INITIAL_WEIGHT
+    assert one.speed.weight(21) == INITIAL_WEIGHT
     one.report(LoadReport(running=2), 22)
-    assert one.weight(31) == 1
+    assert one.speed.weight(31) == 1
 
 
 def test_a_beat_readmits_a_worker_that_is_down_and_suspect() -> None:
