@@ -24,8 +24,13 @@ PLAIN = "tiny-plain"
 """The model without a chat template."""
 SLOTS = 8
 """Slots of each SmolLM2 worker."""
+WAIT = 10
+"""Seconds that a request for the model without a template may wait for a worker: less than the usual time."""
 READY_TIMEOUT = 400.0
 """Seconds for three vLLMs that load side by side on two busy cores."""
+
+
+WORKERS = ("smollm2-0", "smollm2-1", "plain")
 
 
 class MainJob:
@@ -43,17 +48,16 @@ class MainJob:
         self.seconds: list[float] = []
         """Duration of each start until all workers were ready."""
 
-    def whole(self, *, plain: bool = True) -> Fleet:
-        """Start again whatever has ended, and wait until all workers are ready. `plain`: `vllama worker` too."""
+    def whole(self, workers: Sequence[str] = WORKERS) -> Fleet:
+        """Start again whatever has ended, and wait until these workers are ready."""
         begun, starting = time.monotonic(), self.serve is None
-        if self.worker is None or (plain and not self.worker.alive):
+        if self.worker is None or ("plain" in workers and not self.worker.alive):
             self.worker = Program(self._worker_words(), self._env, self._folder / "worker.log")
             worker = self.worker
             until(lambda: worker.says("loading"), 30, "the worker begins to load")
         if self.serve is None or not self.serve.alive:
             self.serve = self._start_serve()
         fleet = Fleet(self.serve, self.worker, self)
-        workers = ["smollm2-0", "smollm2-1", *(["plain"] if plain else [])]
         until(lambda: self._looks_whole(fleet, workers), READY_TIMEOUT, "all workers are ready", interval=0.25)
         if starting:
             self.seconds.append(time.monotonic() - begun)
@@ -80,7 +84,10 @@ class MainJob:
         return {**launch.env, "VLLAMA_STATE_DIR": str(self.state_dir)}
 
     def _start_serve(self) -> Serve:
-        launch = plan_launch((), os.cpu_count() or 1, "", "0", ["--vllm-port", str(free_ports(2))])
+        routing = self._folder / "routing.yaml"
+        routing.write_text(f"models: {{{PLAIN}: {{limits: {{wait: {WAIT}s}}}}}}\n")
+        more = ["--vllm-port", str(free_ports(2)), "--routing", str(routing)]
+        launch = plan_launch((), os.cpu_count() or 1, "", "0", more)
         chat = launch.argv[: launch.argv.index(AND)]  # without the embedding worker, so that three vLLMs run
         return Serve(chat, self._env, self._folder / f"serve-{len(self.seconds)}.log")
 
@@ -109,7 +116,7 @@ class Fleet:
         return self.serve.url
 
     def get(self, path: str) -> Any:
-        return httpx.get(f"{self.url}{path}", trust_env=False, timeout=10).raise_for_status().json()
+        return httpx.get(f"{self.url}{path}", trust_env=False, timeout=60).raise_for_status().json()
 
     def workers(self) -> dict[str, Json]:
         """Return the workers of `GET /admin/workers` by id."""
@@ -123,14 +130,14 @@ class Fleet:
 
     def queued(self, model: str = MODEL) -> int:
         """Return the requests for a model that wait in the router."""
-        page = httpx.get(f"{self.url}/metrics", trust_env=False, timeout=10).raise_for_status().text
+        page = httpx.get(f"{self.url}/metrics", trust_env=False, timeout=60).raise_for_status().text
         found = re.search(rf'^vllama_queue_waiting\{{model="{model}"\}} (\S+)', page, re.MULTILINE)
         return int(float(found[1])) if found else 0
 
     def table(self) -> str:
         """Return the output of `vllama ps`."""
         words = [VLLAMA, "ps", "--url", self.url]
-        return subprocess.run(words, capture_output=True, text=True, timeout=30, env=clean_environ()).stdout
+        return subprocess.run(words, capture_output=True, text=True, timeout=120, env=clean_environ()).stdout
 
     def row(self, worker: str) -> str:
         """Return the line of one worker in `vllama ps`."""

@@ -20,7 +20,7 @@ from tests.support.processes import is_alive
 from tests.support.until import until
 from vllama_pool.workers.process.lifeline import die_with_parent
 
-STOP_TIMEOUT = 45.0
+STOP_TIMEOUT = 90.0
 MARK = "TEST_RUN_OF_VLLAMA"
 VLLAMA = str(ROOT / ".venv" / "bin" / "vllama")
 

@@ -15,7 +15,6 @@ import httpx
 import psutil
 
 from tests.support.fleet.main_job import MODEL, Fleet
-from tests.support.until import auntil
 
 NUMBERS = "Write all numbers from one to five hundred, separated by commas."
 
@@ -111,42 +110,37 @@ async def drop(tasks: Sequence[asyncio.Task[None]]) -> None:
         await asyncio.wait(tasks)
 
 
-ReadCounts = Callable[[], Awaitable[tuple[int, int]]]
-"""Returns the requests that run and wait in vLLM, by its own gauges."""
+@dataclass(frozen=True)
+class EngineCounts:
+    """What all vLLMs of a model report together, by their own metrics."""
+
+    running: int
+    waiting: int
+    generated: int
+    """Tokens since the start."""
+
+    @property
+    def requests(self) -> tuple[int, int]:
+        return self.running, self.waiting
+
+
+ReadCounts = Callable[[], Awaitable[EngineCounts]]
 
 
 @contextlib.asynccontextmanager
 async def engine_counts(fleet: Fleet, model: str = MODEL) -> AsyncIterator[ReadCounts]:
-    """Yields a reader of the request counts of all vLLMs of a model together."""
+    """Yields a reader of the counts of all vLLMs of a model."""
     workers = (await asyncio.to_thread(fleet.workers)).values()
     urls = [f"{worker['url']}/metrics" for worker in workers if model in worker["models"]]
     assert urls, f"workers of {model}"
     async with client() as http:
 
-        async def read() -> tuple[int, int]:
+        async def read() -> EngineCounts:
             pages = [page.text for page in await asyncio.gather(*map(http.get, urls))]
-            return sum(_gauge(page, "running") for page in pages), sum(_gauge(page, "waiting") for page in pages)
+            names = ("num_requests_running", "num_requests_waiting", "generation_tokens_total")
+            return EngineCounts(*(sum(_metric(page, name) for page in pages) for name in names))
 
         yield read
-
-
-async def until_placed(fleet: Fleet, read_counts: ReadCounts, count: int, slots: int, model: str = MODEL) -> int:
-    """Wait until `slots` requests run, and the rest of `count` wait in vLLM or in the router. Returns the latter."""
-
-    async def placed() -> tuple[int, int, int] | None:
-        queued = await asyncio.to_thread(fleet.queued, model)
-        running, waiting = await read_counts()
-        seen.append((running, waiting, queued))
-        return seen[-1] if running == slots and running + waiting + queued == count else None
-
-    seen: list[tuple[int, int, int]] = []
-    try:
-        found = await auntil(placed, 60, "every slot is taken and the rest waits")
-    except AssertionError as error:
-        error.add_note(f"(running, waiting in vLLM, waiting in the router): {seen[-5:]}")
-        raise
-    assert found is not None
-    return found[2]
 
 
 @dataclass
@@ -156,6 +150,12 @@ class RequestResults:
     statuses: list[int] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     slowest: float = 0.0
+    times: list[tuple[float, float]] = field(default_factory=list)
+    """Start and end of each, in monotonic seconds."""
+
+    def within(self, start: float) -> int:
+        """Return the number of those that began after `start` and have ended."""
+        return sum(began >= start for began, _ in self.times)
 
 
 class BackgroundLoad:
@@ -193,7 +193,9 @@ class BackgroundLoad:
             except httpx.HTTPError as error:
                 self.requests.failures.append(f"{type(error).__name__}: {error}")
                 continue
-            self.requests.slowest = max(self.requests.slowest, time.monotonic() - start)
+            ended = time.monotonic()
+            self.requests.slowest = max(self.requests.slowest, ended - start)
+            self.requests.times.append((start, ended))
             self.requests.statuses.append(answer.status_code)
             if answer.status_code != 200 or json.loads(answer.text.splitlines()[-1]).get("done") is not True:
                 self.requests.failures.append(answer.text[-500:])
@@ -203,18 +205,26 @@ class BackgroundLoad:
                 await asyncio.wait_for(self._stop.wait(), self._pause)
 
 
-async def keep_killing(find: Callable[[], psutil.Process | None], seconds: float) -> int:
-    """Kill the process that `find` returns, again after each restart, for some seconds. Returns the number of kills."""
-    end, killed = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
-        found = find()
-        if found is not None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found.kill()
-                killed += 1
-        await asyncio.sleep(0.05)
-    return killed
+@contextlib.asynccontextmanager
+async def kept_killed(find: Callable[[], psutil.Process | None]) -> AsyncIterator[set[int]]:
+    """Kill the process that `find` returns, again after each restart, until the context ends. Yields the pids."""
+    killed: set[int] = set()
+
+    async def kill() -> None:
+        while True:
+            found = find()
+            if found is not None:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    found.kill()
+                    killed.add(found.pid)
+            await asyncio.sleep(0.05)
+
+    task = asyncio.create_task(kill())
+    try:
+        yield killed
+    finally:
+        await drop([task])
 
 
-def _gauge(page: str, state: str) -> int:
-    return sum(int(float(n)) for n in re.findall(rf"^vllm:num_requests_{state}\{{.*\}} (\S+)", page, re.MULTILINE))
+def _metric(page: str, name: str) -> int:
+    return sum(int(float(n)) for n in re.findall(rf"^vllm:{name}\{{.*\}} (\S+)", page, re.MULTILINE))

@@ -18,7 +18,8 @@ import pytest
 
 from deploy.local.run import CPU_CONTEXT
 from deploy.local.setup import ROOT, SMOLLM2_TEMPLATE
-from tests.support.fleet.main_job import MODEL, PLAIN, Fleet
+from tests.support.fleet.main_job import MODEL, PLAIN, SLOTS, Fleet
+from tests.support.until import until
 from tests.support.vllm.weather_tool import TOOL
 
 SUM = [{"role": "user", "content": "What is 2+2?"}]
@@ -29,7 +30,7 @@ OPEN_WEBUI_TOOLS = json.loads((ROOT / "tests" / "data" / "open-webui-tools.json"
 
 @pytest.fixture
 def client(fleet: Fleet) -> Iterator[ollama.Client]:
-    client = ollama.Client(host=fleet.url, trust_env=False, timeout=120)
+    client = ollama.Client(host=fleet.url, trust_env=False, timeout=300)
     yield client
     client._client.close()
 
@@ -42,7 +43,7 @@ def test_an_unstreamed_chat_has_the_answer_counts_and_durations(client: ollama.C
     assert answer.eval_count
     for duration in (answer.total_duration, answer.load_duration, answer.prompt_eval_duration, answer.eval_duration):
         assert duration is not None
-        assert 0 < duration < 120e9
+        assert 0 < duration < 300e9
 
 
 def test_a_streamed_chat_equals_the_unstreamed_one(client: ollama.Client) -> None:
@@ -78,7 +79,7 @@ def test_a_chat_with_several_turns_equals_the_one_of_vllm_itself(fleet: Fleet, c
     answer = client.chat(MODEL, messages=turns, options={**EXACT, "num_predict": 20})
     body = {"model": MODEL, "messages": turns, "temperature": 0, "max_tokens": 20}
     worker = fleet.workers()["smollm2-0"]["url"]
-    own = httpx.post(f"{worker}/v1/chat/completions", json=body, trust_env=False, timeout=60).json()
+    own = httpx.post(f"{worker}/v1/chat/completions", json=body, trust_env=False, timeout=300).json()
     assert answer.prompt_eval_count == own["usage"]["prompt_tokens"], "all turns are in the prompt"
     assert answer.message.content == own["choices"][0]["message"]["content"], "vLLM itself says the same"
 
@@ -105,7 +106,7 @@ OPENED = "Count from one to ten.<|im_end|>\n<|im_start|>assistant\n"
 
 def rendered(fleet: Fleet, **fields: Any) -> str:
     body = {"model": MODEL, "_debug_render_only": True, **fields}
-    answer = httpx.post(f"{fleet.url}/api/chat", json=body, trust_env=False, timeout=60).raise_for_status()
+    answer = httpx.post(f"{fleet.url}/api/chat", json=body, trust_env=False, timeout=300).raise_for_status()
     return str(answer.json()["_debug_info"]["rendered_template"])
 
 
@@ -186,7 +187,7 @@ def count_parameters(weights: Path) -> int:
 
 
 def test_health_root_version_and_metrics_answer(fleet: Fleet) -> None:
-    with httpx.Client(base_url=fleet.url, trust_env=False) as http:
+    with httpx.Client(base_url=fleet.url, trust_env=False, timeout=60) as http:
         assert http.get("/health").text == "OK"
         assert http.get("/").text == "Ollama is running"
         assert http.head("/").status_code == 200
@@ -211,21 +212,27 @@ def test_a_model_without_a_chat_template_completes(client: ollama.Client) -> Non
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_model_without_a_chat_template_cannot_chat(fleet: Fleet, stream: bool) -> None:
     body = {"model": PLAIN, "messages": SUM, "stream": stream}
-    answer = httpx.post(f"{fleet.url}/api/chat", json=body, trust_env=False, timeout=30)
+    answer = httpx.post(f"{fleet.url}/api/chat", json=body, trust_env=False, timeout=300)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("chat needs a chat template")
     assert "/api/generate" in answer.json()["error"], "the error names the alternative"
 
 
 def test_concurrent_requests_use_both_workers(fleet: Fleet) -> None:
-    bodies = [{"model": MODEL, "prompt": "Hi", "options": {"num_predict": 20}, "stream": False}] * 12
-    with ThreadPoolExecutor(12) as clients:
-        answers = list(clients.map(lambda body: ask(fleet, body), bodies))
-    workers = Counter(fleet.serve.request(answer.headers["x-request-id"])["worker"] for answer in answers)
-    assert set(workers) == {"smollm2-0", "smollm2-1"}
+    """They are more than one worker gets, its slots and a tenth more, so the others wait for it or go to the second."""
+    bodies = [{"model": MODEL, "prompt": "Hi", "options": {"num_predict": 20}, "stream": False}] * (SLOTS + 4)
+    workers = Counter[str]()
+
+    def are_both_used() -> bool:
+        with ThreadPoolExecutor(len(bodies)) as clients:
+            answers = list(clients.map(lambda body: ask(fleet, body), bodies))
+        workers.update(fleet.serve.request(answer.headers["x-request-id"])["worker"] for answer in answers)
+        return set(workers) == {"smollm2-0", "smollm2-1"}
+
+    until(are_both_used, 60, "both workers are used, though one may be suspect at first")
 
 
 def ask(fleet: Fleet, body: dict[str, object]) -> httpx.Response:
     headers = {"x-request-id": secrets.token_hex(8)}
-    answer = httpx.post(f"{fleet.url}/api/generate", json=body, headers=headers, trust_env=False, timeout=60)
+    answer = httpx.post(f"{fleet.url}/api/generate", json=body, headers=headers, trust_env=False, timeout=300)
     return answer.raise_for_status()

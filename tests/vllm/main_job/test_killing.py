@@ -27,7 +27,7 @@ GENERATIONS = [each for each in REQUESTS if each.path.startswith("/v1/") and eac
 @pytest.fixture
 def fleet(main_job: MainJob) -> Fleet:
     """The workers of `vllama serve`; the worker of its own may be gone."""
-    return main_job.whole(plain=False)
+    return main_job.whole(["smollm2-0", "smollm2-1"])
 
 
 async def test_no_stream_of_ollamas_api_is_lost_with_a_vllm(fleet: Fleet, record_property: Figures) -> None:
