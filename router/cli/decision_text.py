@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from vllama_pool.router.cli.columns import aligned
-from vllama_pool.router.telemetry.decision_view import AttemptView, DecisionView
+from vllama_pool.router.telemetry.decision_view import AttemptView, ComparedView, DecisionView
 
 
 def decision_text(decision: DecisionView) -> str:
@@ -66,9 +66,12 @@ def _times(decision: DecisionView) -> str:
 def _attempt(number: int, attempt: AttemptView, decision: DecisionView) -> tuple[str, str, str, str]:
     last = number == len(decision.attempts)
     result = f"failed: {attempt.failure}" if attempt.failure else decision.outcome or "running" if last else ""
-    scores = (f"{each.worker} {each.score:.2f}{' full' if each.full else ''}" for each in attempt.compared)
-    compared = ", ".join(scores)
+    compared = ", ".join(map(_compared, attempt.compared))
     return str(number), attempt.worker, result, f"of {attempt.candidates}: {compared}" if compared else ""
+
+
+def _compared(each: ComparedView) -> str:
+    return f"{each.worker} score {each.score:.2f} load {each.load}{' full' if each.full else ''}"
 
 
 def _count(number: int, noun: str) -> str:

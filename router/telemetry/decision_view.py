@@ -24,6 +24,8 @@ class ComparedView(msgspec.Struct, frozen=True, omit_defaults=True):
     score: float
     """Lower is better."""
     full: bool = False
+    load: int = 0
+    """Requests in it, of all routers, without this one."""
 
 
 class AttemptView(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -168,8 +170,8 @@ def json_lines(reports: Iterable[ProcessDecisions]) -> bytes:
 
 def _view_attempt(choice: Choice, failure: str) -> AttemptView:
     compared = (
-        ComparedView(worker.id, round(rank if rank > 0 else -1 / rank, 3), full=rank > 0)
-        for worker, rank in zip(choice.compared, choice.ranks, strict=False)
+        ComparedView(worker.id, round(rank if rank > 0 else -1 / rank, 3), rank > 0, load)
+        for worker, rank, load in zip(choice.compared, choice.ranks, choice.loads, strict=True)
     )
     return AttemptView(choice.worker, failure, choice.candidates, tuple(compared))
 

@@ -52,17 +52,20 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     """The candidates, if they are few; else the chosen one. Empty for a single candidate."""
     ranks: Sequence[float] = ()
     """Their `rank` at that time, in the same order."""
+    loads: Sequence[int] = ()
+    """Their loads at that time, without the request."""
 
 
 def choice_of(worker: Worker, groups: Sequence[Group], now: float) -> Choice:
-    """Note the choice of a worker, before its request counts. The ranks of few candidates take less than 1 us."""
+    """Note the choice of a worker, before its request counts. Ranks and loads of few candidates take less than 1 us."""
     group = groups[0] if len(groups) == 1 else next((group for group in groups if worker in group), groups[0])
     candidates = group.candidates(now)
     count = len(candidates)
     if count <= 1:
         return Choice(worker.id)
     compared = candidates if count <= SAMPLE_SIZE else (worker,)
-    return Choice(worker.id, count, compared, [rank(each, now) for each in compared])
+    ranks, loads = [rank(each, now) for each in compared], [each.load for each in compared]
+    return Choice(worker.id, count, compared, ranks, loads)
 
 
 class Decision(msgspec.Struct, gc=False):

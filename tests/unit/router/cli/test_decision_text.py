@@ -22,7 +22,7 @@ RETRIED = DecisionView(
     status=200,
     outcome="complete",
     attempts=(
-        AttemptView("gpu-2", "Lost", 2, (ComparedView("gpu-2", 0.125), ComparedView("gpu-12", 9.0, full=True))),
+        AttemptView("gpu-2", "Lost", 2, (ComparedView("gpu-2", 0.125), ComparedView("gpu-12", 9.0, True, 8))),
         AttemptView("gpu-12"),
     ),
     fallbacks=(FallbackView("overloaded", "llama3.2", 1),),
@@ -46,7 +46,7 @@ request 3f2a
   times      queue 2.2 ms, first content 120.5 ms, total 2,900.0 ms
   result     200 complete
   attempts
-    1  gpu-2   failed: Lost  of 2: gpu-2 0.12, gpu-12 9.00 full
+    1  gpu-2   failed: Lost  of 2: gpu-2 score 0.12 load 0, gpu-12 score 9.00 load 8 full
     2  gpu-12  complete"""
     )
 

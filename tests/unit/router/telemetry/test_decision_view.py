@@ -25,16 +25,16 @@ def view(request_id: str, time: float) -> DecisionView:
     return DecisionView(id=request_id, time=time, operation="chat", requested="m")
 
 
-def test_a_view_has_the_attempts_with_their_failures_and_the_scores_of_the_choice() -> None:
+def test_a_view_has_the_attempts_with_their_failures_and_the_scores_and_loads_of_the_choice() -> None:
     workers = tuple(pool_of(Clock(), found("a"), found("b")))
     decision = Decision(RequestRecord(id="x", operation="chat", failures=["Lost"]), 2 * 10**9, 10)
-    decision.choices = (Choice("a", 2, workers, (-0.5, 3.0)), Choice("b"))
+    decision.choices = (Choice("a", 2, workers, (-0.5, 3.0), (1, 2)), Choice("b"))
     decision.record.fallbacks = (Fallback("overloaded", "other", 1),)
     seen = view_decision(decision, OFFSET)
     assert seen.time == 1_700_000_002
     assert [(attempt.worker, attempt.failure) for attempt in seen.attempts] == [("a", "Lost"), ("b", "")]
     assert [attempt.candidates for attempt in seen.attempts] == [2, 1]
-    assert seen.attempts[0].compared == (ComparedView("a", 2.0), ComparedView("b", 3.0, full=True))
+    assert seen.attempts[0].compared == (ComparedView("a", 2.0, load=1), ComparedView("b", 3.0, True, 2))
     assert [(move.reason, move.target, move.attempts) for move in seen.fallbacks] == [("overloaded", "other", 1)]
 
 

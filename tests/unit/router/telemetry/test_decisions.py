@@ -32,7 +32,7 @@ def test_a_limit_of_zero_keeps_nothing() -> None:
     assert len(decisions) == 0
 
 
-def test_a_choice_among_few_has_the_ranks_of_all_candidates() -> None:
+def test_a_choice_among_few_has_the_ranks_and_loads_of_all_candidates() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"), found("b", slots=1))
     pool.lease(worker_in(pool, "b"))
@@ -40,6 +40,7 @@ def test_a_choice_among_few_has_the_ranks_of_all_candidates() -> None:
     assert (choice.worker, choice.candidates) == ("a", 2)
     assert [worker.id for worker in choice.compared] == ["a", "b"]
     assert list(choice.ranks) == [-1.0, 2.0]
+    assert list(choice.loads) == [0, 1]
 
 
 def test_a_choice_among_many_has_the_rank_of_the_chosen_one() -> None:
