@@ -110,6 +110,8 @@ class _Settings(BaseSettings):
     """Bearer token between routers and workers; never stored in the registry."""
     grace: Annotated[Duration, Env("VLLAMA_GRACE")] = 30.0
     """Limit for running requests after a stop signal."""
+    probe_timeout: Annotated[Duration, Env("VLLAMA_PROBE_TIMEOUT")] = 1.0
+    """Time for a vLLM to answer a health check; an agent gives it three in a row."""
     log_level: Annotated[Level, Env("VLLAMA_LOG_LEVEL", "OLLAMA_DEBUG")] = "info"
 
     @classmethod

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.discovery.drains import Drains
-from vllama_pool.router.discovery.health_probe import PROBE_TIMEOUT, health_probe
+from vllama_pool.router.discovery.health_probe import health_probe
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.discovery.saved_view import SavedView
 from vllama_pool.router.discovery.static_workers import StaticWorkers
@@ -26,7 +26,7 @@ from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.registry.view_file import view_file
-from vllama_pool.workers.vllm.probe import http_client
+from vllama_pool.workers.vllm.probe import TIMEOUT, http_client
 from vllama_pool.workers.vllm.trust_store import TrustStore
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def open_sources(
     key = settings.worker_key.get_secret_value() if settings.worker_key else None
     trust = TrustStore()
     endpoints = Endpoints(key, trust)
-    control = http_client(trust=trust.context)
-    probes = http_client(PROBE_TIMEOUT, trust=trust.context)
+    control = http_client(max(TIMEOUT, settings.probe_timeout), trust=trust.context)
+    probes = http_client(settings.probe_timeout, trust=trust.context)
     redis = connect(settings.registry.redis_url or embedded.address(settings.registry.state_dir))
     registry = Registry(redis, settings.registry.fleet)
     router_id = secrets.token_hex(8)

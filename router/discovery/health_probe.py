@@ -11,9 +11,6 @@ from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.vllm import probe
 from vllama_pool.workers.vllm.probe import Health
 
-PROBE_TIMEOUT = 1.0
-"""Seconds, for the client of `health_probe`."""
-
 _ANSWERS = {
     Health.OK: ProbeAnswer.UP,
     Health.STARTING: ProbeAnswer.GONE,
@@ -23,7 +20,7 @@ _ANSWERS = {
 
 
 def health_probe(client: httpx.AsyncClient, key: str | None) -> Probe:
-    """Probe with GET /health. `client` should have PROBE_TIMEOUT."""
+    """Probe with GET /health, within the time limit of `client`."""
 
     async def run(found: Discovered) -> ProbeAnswer:
         endpoint = found.endpoint

@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.fleet.live import Fleet, fleet
-from tests.support.vllm.servers import Servers, Spec, VllmServer
+from tests.support.fleet.live import PATIENT, Fleet, fleet
+from tests.support.vllm.servers import ANSWER_TIMEOUT, Servers, Spec, VllmServer
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
@@ -293,6 +293,6 @@ def tiny_vision_vllm(servers: Servers, tiny_vision: Path) -> VllmServer:
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
-    async with fleet(tmp_path, {}) as live:
-        live.http.timeout = httpx.Timeout(120)
+    async with fleet(tmp_path, {}, **PATIENT) as live:
+        live.http.timeout = httpx.Timeout(ANSWER_TIMEOUT)
         yield live

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.fleet.attached import OneSystem
-from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
 
 PATH = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
@@ -31,7 +31,9 @@ def post(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post]:
 
         def send(server: VllmServer, path: str = PATH, **fields: Any) -> httpx.Response:
             body = {"model": server.model, "max_tokens": 32_000, "temperature": 0, "messages": HELLO, **fields}
-            return httpx.post(f"{systems.url(server)}{path}?beta=true", json=body, trust_env=False, timeout=60.0)
+            return httpx.post(
+                f"{systems.url(server)}{path}?beta=true", json=body, trust_env=False, timeout=ANSWER_TIMEOUT
+            )
 
         yield send
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.fleet.attached import OneSystem
-from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
 
 USER = {"role": "user", "content": "hello"}
 BEGUN = {"role": "assistant", "content": "Hello! I am a"}
@@ -39,7 +39,7 @@ class Chats:
     def ask(self, path: str = "/api/chat", **fields: Any) -> dict[str, Any]:
         """Return the answer, or a stream's joined message, with status 200."""
         body = {"model": self._model, "stream": False, "options": {"temperature": 0, "num_predict": 64}, **fields}
-        response = httpx.post(self._url + path, json=body, trust_env=False, timeout=60.0)
+        response = httpx.post(self._url + path, json=body, trust_env=False, timeout=ANSWER_TIMEOUT)
         assert response.status_code == 200, response.text
         lines = [json.loads(line) for line in response.text.splitlines()]
         if not body["stream"]:

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from tests.support.entry_requests import GENERATED, Asked
-from tests.support.fleet.live import fleet
+from tests.support.fleet.live import PATIENT, fleet
 from tests.support.operations import Request, is_whole
-from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
 from vllama_pool.config.routing.table import RoutingTable, parse
 
 SMALL, LARGE = 256, 1024
@@ -32,8 +32,8 @@ workers:
 
 @pytest.fixture
 async def asked(tmp_path: Path, configured_vllm: VllmServer, tiny_qwen3_vllm: VllmServer) -> AsyncIterator[Asked]:
-    async with fleet(tmp_path, {}, table=table(configured_vllm, tiny_qwen3_vllm)) as running:
-        running.http.timeout = httpx.Timeout(120)
+    async with fleet(tmp_path, {}, table=table(configured_vllm, tiny_qwen3_vllm), **PATIENT) as running:
+        running.http.timeout = httpx.Timeout(ANSWER_TIMEOUT)
         yield Asked(running)
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.fleet.attached import OneSystem
-from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
 from tests.support.vllm.weather_tool import TOOL
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 
@@ -34,7 +34,7 @@ def post(systems: OneSystem, tiny_qwen3_vllm: VllmServer) -> Post:
 
     def send(path: str, **fields: Any) -> httpx.Response:
         body = {"model": tiny_qwen3_vllm.model, "stream": False, **GREEDY, **fields}
-        return httpx.post(url + path, json=body, trust_env=False, timeout=60.0)
+        return httpx.post(url + path, json=body, trust_env=False, timeout=ANSWER_TIMEOUT)
 
     return send
 
@@ -156,7 +156,7 @@ def test_image_tokens_count_and_are_dropped_with_their_turns(systems: OneSystem,
 
     def chat(messages: list[dict[str, Any]], **fields: Any) -> Any:
         body = {"model": tiny_vision_vllm.model, "stream": False, "messages": messages, **GREEDY, **fields}
-        response = httpx.post(f"{url}/api/chat", json=body, trust_env=False, timeout=120.0)
+        response = httpx.post(f"{url}/api/chat", json=body, trust_env=False, timeout=ANSWER_TIMEOUT)
         assert response.status_code == 200, response.text
         return response.json()
 

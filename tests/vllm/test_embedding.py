@@ -11,7 +11,7 @@ import ollama
 import pytest
 
 from tests.support.fleet.attached import OneSystem
-from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
 
 SKY = "Why is the sky blue?"
 PUBLISHED = [
@@ -37,7 +37,7 @@ def systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneSystem]:
 @pytest.fixture
 def client(systems: OneSystem, all_minilm_vllm: VllmServer) -> Iterator[ollama.Client]:
     """The official Python client."""
-    ollama_client = ollama.Client(systems.url(all_minilm_vllm), trust_env=False, timeout=60.0)
+    ollama_client = ollama.Client(systems.url(all_minilm_vllm), trust_env=False, timeout=ANSWER_TIMEOUT)
     yield ollama_client
     ollama_client._client.close()
 
@@ -47,7 +47,7 @@ def post(systems: OneSystem, all_minilm_vllm: VllmServer) -> Post:
     url = systems.url(all_minilm_vllm)
 
     def send(path: str, **fields: Any) -> httpx.Response:
-        return httpx.post(url + path, json={"model": "all-minilm", **fields}, trust_env=False, timeout=60.0)
+        return httpx.post(url + path, json={"model": "all-minilm", **fields}, trust_env=False, timeout=ANSWER_TIMEOUT)
 
     return send
 

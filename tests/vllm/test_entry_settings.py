@@ -21,10 +21,10 @@ from tests.support.entry_requests import (
     with_system,
     with_tools,
 )
-from tests.support.fleet.live import fleet
+from tests.support.fleet.live import PATIENT, fleet
 from tests.support.operations import Request, is_whole
 from tests.support.until import auntil
-from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
 from vllama_pool.config.routing.table import RoutingTable, parse
 
 TEXT = "Answer in rhymes, and never mention the weather."
@@ -50,8 +50,8 @@ workers:
 
 @pytest.fixture
 async def asked(tmp_path: Path, smollm2_vllm: VllmServer) -> AsyncIterator[Asked]:
-    async with fleet(tmp_path, {}, table=table(smollm2_vllm)) as running:
-        running.http.timeout = httpx.Timeout(120)
+    async with fleet(tmp_path, {}, table=table(smollm2_vllm), **PATIENT) as running:
+        running.http.timeout = httpx.Timeout(ANSWER_TIMEOUT)
         yield Asked(running)
 
 

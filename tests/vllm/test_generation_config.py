@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.fleet.attached import OneSystem
-from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
 
 LIMIT = 5
 """max_new_tokens."""
@@ -46,7 +46,7 @@ class Answers:
 
     def post(self, path: str, **fields: Any) -> dict[str, Any]:
         body = {"model": self.model, "stream": False, **fields}
-        response = httpx.post(self._url + path, json=body, trust_env=False, timeout=60.0)
+        response = httpx.post(self._url + path, json=body, trust_env=False, timeout=ANSWER_TIMEOUT)
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
         return answer

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.support.fleet.agents import AgentProcess, agent, vllm_agent
-from tests.support.fleet.live import Fleet, patient_settings, serving
+from tests.support.fleet.live import PATIENT, PATIENT_ENV, Fleet, patient_settings, serving
 from tests.support.tables import routing_table
 from tests.support.until import auntil
 from tests.support.vllm.schemas import answers
@@ -95,9 +95,12 @@ async def check_that_an_object_is_completed(running: Fleet, hello: dict[str, Any
 async def test_capabilities_of_an_attached_server_are_detected(
     running: Fleet, tiny_qwen3_vllm: VllmServer, tmp_path: Path
 ) -> None:
-    async with agent("--attach", tiny_qwen3_vllm.url, state_dir=tmp_path):
-        [item] = await auntil(lambda: models(running), 60, "tiny-qwen3 to be listed")
-        assert item["capabilities"] == ["completion", "tools", "thinking"]
+    async def has_capabilities() -> Any:
+        listed = await models(running)
+        return listed and listed[0]["capabilities"] == ["completion", "tools", "thinking"]
+
+    async with agent("--attach", tiny_qwen3_vllm.url, state_dir=tmp_path, env=PATIENT_ENV):
+        await auntil(has_capabilities, 60, "tiny-qwen3 to list its capabilities")
 
 
 @pytest.mark.rule(176)
@@ -105,8 +108,8 @@ async def test_capabilities_of_a_server_in_the_routing_file_are_detected(
     tiny_vision_vllm: VllmServer, tmp_path: Path
 ) -> None:
     table = routing_table(workers=[{"url": tiny_vision_vllm.url, "name": "theirs"}])
-    app = create_app(patient_settings(tmp_path), table, log_stream=io.BytesIO())
-    async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
+    app = create_app(patient_settings(tmp_path, **PATIENT), table, log_stream=io.BytesIO())
+    async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as http:
 
         async def has_capabilities() -> Any:
             listed = (await http.get("/api/tags")).json()["models"]

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.support.fleet.attached import OneSystem
-from tests.support.vllm.servers import Servers, Spec, VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, Servers, Spec, VllmServer
 
 QUERY = "What colour is the sky?"
 DOCUMENTS = ["Cats sleep all day.", "The sky is blue.", "Bread is baked in an oven."]
@@ -46,7 +46,7 @@ def cross_encoder_vllm(servers: Servers, cross_encoder: Spec) -> VllmServer:
 
 def sender(url: str, model: str) -> Post:
     def send(path: str, **fields: Any) -> httpx.Response:
-        return httpx.post(url + path, json={"model": model, **fields}, trust_env=False, timeout=60.0)
+        return httpx.post(url + path, json={"model": model, **fields}, trust_env=False, timeout=ANSWER_TIMEOUT)
 
     return send
 

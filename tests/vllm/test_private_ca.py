@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trustme
 
-from tests.support.fleet.live import Fleet, fleet
+from tests.support.fleet.live import PATIENT, Fleet, fleet
 from tests.support.tables import routing_table
 from tests.support.until import auntil
-from tests.support.vllm.servers import Spec, VllmServer, start
+from tests.support.vllm.servers import ANSWER_TIMEOUT, Spec, VllmServer, start
 from vllama_pool.config.routing.table import RoutingTable
 
 CHAT: dict[str, Any] = {
@@ -60,8 +61,8 @@ async def test_it_is_discovered_probed_and_streams_a_chat(
     authority.cert_pem.write_to_path(str(trusted))
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
     url = f"https://localhost:{tls_vllm.port}"
-    async with fleet(tmp_path, {}, table=table(url)) as running:
-        running.http.timeout = 100  # type: ignore[assignment]
+    async with fleet(tmp_path, {}, table=table(url), **PATIENT) as running:
+        running.http.timeout = httpx.Timeout(ANSWER_TIMEOUT)
         answer = await running.http.post("/api/chat", json=CHAT)
         assert answer.status_code == 200, answer.text
         lines = [json.loads(line) for line in answer.text.splitlines()]

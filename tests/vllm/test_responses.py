@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.fleet.attached import OneSystem
-from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
 
 PATH = "/v1/responses"
 QUESTION = "what is the weather in Paris?"
@@ -34,7 +34,7 @@ def post(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post]:
 
         def send(server: VllmServer, **fields: Any) -> httpx.Response:
             body = {"model": server.model, "input": "hello", "temperature": 0, "max_output_tokens": 200_000, **fields}
-            return httpx.post(f"{systems.url(server)}{PATH}", json=body, trust_env=False, timeout=60.0)
+            return httpx.post(f"{systems.url(server)}{PATH}", json=body, trust_env=False, timeout=ANSWER_TIMEOUT)
 
         yield send
 

@@ -11,7 +11,7 @@ import httpx
 from tests.support.fleet.agents import vllm_agent
 from tests.support.fleet.live import fleet
 from tests.support.until import auntil
-from tests.support.vllm.servers import START_TIMEOUT
+from tests.support.vllm.servers import ANSWER_TIMEOUT, START_TIMEOUT
 
 RULES = """
 models:
@@ -39,7 +39,7 @@ async def test_names_become_adapters_users_keep_their_side_and_a_worker_finishes
         fleet(tmp_path, {}, routing_file=file) as running,
         vllm_agent(vllm_command, tiny_qwen3, *flags, state_dir=tmp_path),
     ):
-        running.http.timeout = httpx.Timeout(120)
+        running.http.timeout = httpx.Timeout(ANSWER_TIMEOUT)
 
         async def ask(model: str, **fields: object) -> httpx.Response:
             body = {"model": model, **CHAT, **fields}

@@ -12,11 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.fleet.live import patient_settings, serving
+from tests.support.fleet.live import PATIENT, patient_settings, serving
 from tests.support.tables import routing_table
 from tests.support.until import auntil
 from tests.support.vllm.schemas import answers
-from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
 from vllama_pool.router.app import create_app
 from vllama_pool.router.protocol.ollama.blank_limit import MAX_BLANKS
 
@@ -30,8 +30,11 @@ def router(tmp_path: Path) -> Router:
     @asynccontextmanager
     async def running(server: VllmServer) -> AsyncIterator[httpx.AsyncClient]:
         table = routing_table(workers=[{"url": server.url, "name": "theirs"}])
-        app = create_app(patient_settings(tmp_path), table, log_stream=io.BytesIO())
-        async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=120) as http:
+        app = create_app(patient_settings(tmp_path, **PATIENT), table, log_stream=io.BytesIO())
+        async with (
+            serving(app) as url,
+            httpx.AsyncClient(base_url=url, trust_env=False, timeout=ANSWER_TIMEOUT) as http,
+        ):
 
             async def is_listed() -> Any:
                 return (await http.get("/api/tags")).json()["models"]

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.support.protocol import CLOCK, outgoing
-from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
 from tests.vllm.test_strict_styles import ALTERNATE, GEMMA, LLAMA2, QWEN, ask
 from tests.vllm.test_vision import png
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
@@ -95,7 +95,9 @@ def test_images_survive_a_strict_template(tiny_vision_vllm: VllmServer, style: s
     sent = json.loads(body)["messages"]
     assert sum(part["type"] == "image_url" for message in sent for part in parts(message)) == images
     page = {"model": info.name, "messages": sent, "chat_template": template}
-    tokens = httpx.post(f"{tiny_vision_vllm.url}/tokenize", json=page, trust_env=False, timeout=60).json()["tokens"]
+    tokens = httpx.post(f"{tiny_vision_vllm.url}/tokenize", json=page, trust_env=False, timeout=ANSWER_TIMEOUT).json()[
+        "tokens"
+    ]
     text = detokenized(tiny_vision_vllm, tokens)
     assert text.count("<global-img>") == images
     assert "lookhello" not in text
@@ -125,5 +127,7 @@ def parts(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 def detokenized(server: VllmServer, tokens: list[int]) -> str:
     page = {"model": server.model, "tokens": tokens}
-    text: str = httpx.post(f"{server.url}/detokenize", json=page, trust_env=False, timeout=60).json()["prompt"]
+    text: str = httpx.post(f"{server.url}/detokenize", json=page, trust_env=False, timeout=ANSWER_TIMEOUT).json()[
+        "prompt"
+    ]
     return text

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.support.protocol import CLOCK, outgoing
-from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.protocol.ollama import chat
 from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
@@ -127,4 +127,4 @@ def test_a_strict_template_renders_the_first_or_the_second_form(
 
 def ask(server: VllmServer, body: bytes, template: str) -> httpx.Response:
     fields = {**json.loads(body), "chat_template": template, "stream": False, "stream_options": None}
-    return httpx.post(f"{server.url}/v1/chat/completions", json=fields, trust_env=False, timeout=60)
+    return httpx.post(f"{server.url}/v1/chat/completions", json=fields, trust_env=False, timeout=ANSWER_TIMEOUT)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.fleet.agents import agent
-from tests.support.fleet.live import fleet
+from tests.support.fleet.attached import OneSystem
 from tests.support.until import auntil
-from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
 from vllama_pool.router.compat.checks import CHECKS
 from vllama_pool.router.compat.checks.check import Check
 from vllama_pool.router.compat.models import ModelChoice
@@ -53,17 +50,10 @@ def png(width: int, height: int) -> str:
 IMAGES = {"png": png(16, 16), "wide png": png(300, 40), "jpeg": JPEG, "webp": WEBP}
 
 
-@asynccontextmanager
-async def router_over(server: VllmServer, state_dir: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a live router over this server, which an agent attaches."""
-    async with fleet(state_dir, {}) as running, agent("--attach", server.url, state_dir=state_dir):
-
-        async def listed() -> bool:
-            return bool(await tags(running.http))
-
-        await auntil(listed, 60, f"{server.model} to be listed")
-        running.http.timeout = httpx.Timeout(120)
-        yield running.http
+@pytest.fixture(scope="module")
+def systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneSystem]:
+    with OneSystem(lambda: tmp_path_factory.mktemp("system")) as one_system:
+        yield one_system
 
 
 async def tags(http: httpx.AsyncClient) -> list[dict[str, Any]]:
@@ -71,10 +61,20 @@ async def tags(http: httpx.AsyncClient) -> list[dict[str, Any]]:
     return models
 
 
+def client(systems: OneSystem, server: VllmServer) -> httpx.AsyncClient:
+    """A client of a router over this server, which an agent attaches."""
+    return httpx.AsyncClient(base_url=systems.url(server), trust_env=False, timeout=ANSWER_TIMEOUT)
+
+
 @pytest.fixture
-async def http(tiny_vision_vllm: VllmServer, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with router_over(tiny_vision_vllm, tmp_path) as client:
-        yield client
+async def http(systems: OneSystem, tiny_vision_vllm: VllmServer) -> AsyncIterator[httpx.AsyncClient]:
+    async with client(systems, tiny_vision_vllm) as vision_client:
+
+        async def sees() -> bool:
+            return "vision" in (await tags(vision_client))[0]["capabilities"]
+
+        await auntil(sees, 60, "the model's vision to be detected")
+        yield vision_client
 
 
 async def ask(http: httpx.AsyncClient, path: str, images: list[str]) -> httpx.Response:
@@ -86,7 +86,7 @@ async def ask(http: httpx.AsyncClient, path: str, images: list[str]) -> httpx.Re
 
 @pytest.mark.parametrize("check", VISION_CHECKS, ids=lambda check: check.name)
 async def test_vision_checks_of_compat_pass(http: httpx.AsyncClient, check: Check) -> None:
-    server = CheckedServer(parse_url(str(http.base_url)), ModelChoice(vision=MODEL), timeout=120)
+    server = CheckedServer(parse_url(str(http.base_url)), ModelChoice(vision=MODEL), timeout=ANSWER_TIMEOUT)
     outcome = await run_check(server, check)
     assert outcome.result is Result.SAME, outcome.detail
 
@@ -126,8 +126,8 @@ async def test_invalid_image_data_is_a_400(http: httpx.AsyncClient, path: str) -
 
 
 @pytest.mark.rule(159)
-async def test_a_model_without_vision_refuses_images(smollm2_vllm: VllmServer, tmp_path: Path) -> None:
-    async with router_over(smollm2_vllm, tmp_path) as http:
+async def test_a_model_without_vision_refuses_images(systems: OneSystem, smollm2_vllm: VllmServer) -> None:
+    async with client(systems, smollm2_vllm) as http:
         [item] = await tags(http)
         assert item["capabilities"] == ["completion"]
         for path, fields in (

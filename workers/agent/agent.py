@@ -26,7 +26,7 @@ from vllama_pool.workers.agent.announcer import Announcer, FencedOff
 from vllama_pool.workers.agent.attached_server import AttachedServer
 from vllama_pool.workers.agent.command_line import CannotStart, WorkerSpec
 from vllama_pool.workers.agent.managed_server import GaveUp, ManagedServer, ServerInfo
-from vllama_pool.workers.agent.monitor import POLL_TIMEOUT, Monitor
+from vllama_pool.workers.agent.monitor import Monitor
 from vllama_pool.workers.agent.prepare import AgentPlan, prepare
 from vllama_pool.workers.model.describe import slim
 from vllama_pool.workers.process.lifeline import ORPHANED
@@ -202,8 +202,8 @@ async def _run(plan: AgentPlan, settings: RegistrySettings, pipe: StatusPipe, wr
     missing = "" if settings.redis_url else f"no registry in {settings.state_dir} yet: waiting for vllama serve"
     keep = partial(state_files.keep_generation, settings.state_dir, plan.worker_id)
     announcer = Announcer(registry, print_line, rng=random.Random(), missing=missing, keep=keep)
-    async with http_client(POLL_TIMEOUT, verify=not plan.server) as client:
-        monitor = Monitor(client, announcer.report, plan.key)
+    async with http_client(plan.probe_timeout, verify=not plan.server) as client:
+        monitor = Monitor(client, announcer.report, plan.key, timeout=plan.probe_timeout)
         publisher = StatusPublisher(plan, announcer, monitor, pipe, print_line)
         server: Server
         if plan.server is not None:

@@ -14,19 +14,26 @@ from vllama_pool.workers.registry.record import EngineExit, LoadReport, WorkerSt
 from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, examine, scrape
 from vllama_pool.workers.vllm.server_identity import SEVERAL_SERVERS, ServerIdentity, Sighting
 
-POLL_TIMEOUT = 1.0
-"""Seconds. vLLM answers in about 10 ms."""
 RECONNECT_EVERY = 20
 """Polls."""
 BUSY_INTERVAL, IDLE_INTERVAL = 0.25, 0.5
 """Seconds. A metrics page costs vLLM about 5 ms of one core."""
 RETRY_INTERVAL = 0.1
-"""Seconds after a poll that timed out: three of them take a frozen server out of rotation within 4 s."""
+"""Seconds after a poll that timed out: by default, three of them take a frozen server out of rotation within 4 s."""
 
 
 class Monitor:
-    def __init__(self, client: httpx.AsyncClient, report: Callable[[LoadReport], None], key: str | None = None) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        report: Callable[[LoadReport], None],
+        key: str | None = None,
+        *,
+        timeout: float = 1.0,
+    ) -> None:
+        """`timeout`: that of `client` in seconds. vLLM answers in about 10 ms."""
         self._client = client
+        self._timeout = timeout
         self._report = report
         self._key = key
         self._rate = TokenRate()
@@ -73,7 +80,7 @@ class Monitor:
         began = time.monotonic()
         result, _ = await asyncio.gather(examine(self._client, url, self._key), self._scrape(url))
         self.problem = result.problem
-        self._timed_out = result.health is Health.UNREACHABLE and time.monotonic() - began >= POLL_TIMEOUT
+        self._timed_out = result.health is Health.UNREACHABLE and time.monotonic() - began >= self._timeout
         self.failed_polls = 0 if result.health is Health.OK else self.failed_polls + 1
         return result.health
 

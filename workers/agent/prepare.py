@@ -53,6 +53,8 @@ class AgentPlan:
     """URL for routers."""
     slots: int
     grace: float
+    probe_timeout: float
+    """Seconds."""
     key: str | None
     """Bearer token of the server."""
     server: ServerSpec | None
@@ -101,6 +103,7 @@ def _manage(spec: WorkerSpec, settings: WorkerSettings, env: Mapping[str, str], 
         url=address.url,
         slots=slots_of(flags, cpu=cpu, engine=spec.engine),
         grace=settings.grace,
+        probe_timeout=settings.probe_timeout,
         key=key,
         server=ServerSpec(
             command=tuple(command_line(program, spec, address, settings.grace, eager=eager, chosen=chosen.flags)),
@@ -128,6 +131,7 @@ def _attach(spec: WorkerSpec, settings: WorkerSettings, env: Mapping[str, str], 
         url=advertised_url(parts, settings.advertise),
         slots=slots_of(flags, cpu=False),
         grace=settings.grace,
+        probe_timeout=settings.probe_timeout,
         key=_key(settings, flags, env),
         server=None,
     )

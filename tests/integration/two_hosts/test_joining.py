@@ -14,6 +14,7 @@ from tests.support.fleet.two_hosts import (
     CLIENT_KEY,
     FLEET,
     PASSWORD,
+    PATIENCE,
     SECRET,
     TWO_HOSTS,
     VLLAMA,
@@ -47,7 +48,9 @@ def test_a_worker_on_another_host_answers_the_ollama_client(site: Site) -> None:
         assert worker["url"] == f"http://{site.b.address}:8100"
         assert site.b.call(http_get, f"{site.url}/api/tags").status_code == 401
         assert site.b.call(http_get, f"{site.url}/admin/workers").status_code == 401
-        anyone = site.front.call(httpx.post, f"{worker['url']}/v1/chat/completions", json={}, trust_env=False)
+        anyone = site.front.call(
+            httpx.post, f"{worker['url']}/v1/chat/completions", json={}, trust_env=False, timeout=PATIENCE
+        )
         assert anyone.status_code == 401
 
 
@@ -57,12 +60,13 @@ def test_joins_and_leaves_reach_routers_on_other_hosts_at_once(site: Site, recor
     async def rounds() -> tuple[list[float], list[float]]:
         join, leave = [], []
         headers = {"authorization": f"Bearer {ADMIN_KEY}"}
-        async with connect(site.registry_url) as client, httpx.AsyncClient(headers=headers, trust_env=False) as http:
+        http = httpx.AsyncClient(headers=headers, trust_env=False, timeout=PATIENCE)
+        async with connect(site.registry_url) as client, http:
             registry = Registry(client, FLEET, secret=SECRET.encode())
 
             async def wait(present: bool) -> float:
                 began = time.monotonic()
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(PATIENCE):
                     while True:
                         page = (await http.get(f"{site.url}/admin/workers")).json()
                         if present is any(worker["id"] == "passer-by" for worker in page["workers"]):
@@ -89,7 +93,7 @@ def test_advertising_a_loopback_address_to_other_hosts_is_refused(site: Site) ->
     log = site.log("loopback")
     argv = [*VLLAMA, "worker", "--engine", "simulated", "--model", "m", "--advertise", "127.0.0.1"]
     process = site.b.start(argv, site.environ(site.b), log)
-    assert process.wait(30) == 1
+    assert process.wait(PATIENCE) == 1
     text = log.read_text()
     assert len(text.splitlines()) == 1
     assert text.startswith(f"vllama: the registry is on {site.front.address}")

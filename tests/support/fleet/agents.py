@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.fleet.live import PATIENT_ENV
 from tests.support.ports import free_ports
 from tests.support.until import auntil
 from tests.support.vllm.simulated import COMMAND
@@ -72,7 +73,7 @@ def vllm_agent(
 ) -> AbstractAsyncContextManager[AgentProcess]:
     """Run `vllama worker` named w with this model on a real vLLM with one thread."""
     args = ("--model", str(model), "--name", "w", "--port", str(free_ports()), "--", *flags)
-    env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **PATIENT_ENV}
     return agent(*args, state_dir=state_dir, env=env, program=program)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import httpx
 
+from tests.support.fleet.live import PATIENT_ENV
 from tests.support.fleet.programs import VLLAMA, Program, Serve
 from tests.support.until import until
 from tests.support.vllm.servers import VllmServer
 
-READY_TIMEOUT = 60.0
+READY_TIMEOUT = 240.0
 
 
 class OneSystem:
@@ -47,7 +48,7 @@ class OneSystem:
 @contextmanager
 def system(folder: Path, *servers: VllmServer) -> Iterator[str]:
     """Yield the router's base URL once all workers are ready."""
-    env = {"VLLAMA_STATE_DIR": str(folder / "state")}
+    env = {"VLLAMA_STATE_DIR": str(folder / "state"), **PATIENT_ENV}
     serve = Serve([VLLAMA, "serve", "--port", "0"], env, folder / "serve.log")
     programs: list[Program] = [serve]
     try:
@@ -64,7 +65,7 @@ def system(folder: Path, *servers: VllmServer) -> Iterator[str]:
 
 
 def _states(url: str) -> dict[str, str]:
-    page = httpx.get(f"{url}/admin/workers", trust_env=False, timeout=10).json()
+    page = httpx.get(f"{url}/admin/workers", trust_env=False, timeout=60).json()
     return {worker["id"]: worker["state"] for worker in page["workers"]}
 
 

@@ -9,9 +9,7 @@ import httpx
 import redis
 
 from tests.support.fleet.network_namespaces import Host
-from tests.support.fleet.two_hosts import (
-    FLEET,
-)
+from tests.support.fleet.two_hosts import FLEET, PATIENCE
 from vllama_pool.workers.registry.keys import Keys
 from vllama_pool.workers.registry.record import ModelInfo, WorkerRecord
 from vllama_pool.workers.registry.signature import sign_record
@@ -37,7 +35,7 @@ class Trap:
     def visit(self, host: Host) -> None:
         """Connect from this host, to prove that connections are counted."""
         parts = httpx.URL(self.url)
-        host.call(socket.create_connection, (parts.host, parts.port), timeout=5).close()
+        host.call(socket.create_connection, (parts.host, parts.port), timeout=PATIENCE).close()
 
     def close(self) -> None:
         self._socket.close()

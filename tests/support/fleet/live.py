@@ -37,6 +37,10 @@ BEAT = 0.25
 """Shorter than an agent's interval, so that tests are fast."""
 PATIENCE = 15.0
 """Seconds for a connection to a worker: a busy machine is no lost worker."""
+PATIENT: dict[str, Any] = {"probe_timeout": 60.0}
+"""Settings of `fleet` over real vLLMs that nobody stops: one that is slow to answer is not lost."""
+PATIENT_ENV = {"VLLAMA_PROBE_TIMEOUT": "60", "VLLAMA_CONNECT_TIMEOUT": "60"}
+"""The same for `vllama` commands."""
 
 
 class Server(uvicorn.Server):
@@ -222,7 +226,7 @@ async def fleet(
         running = Fleet(url, http, announced, registry, valkey, app, log)
         count = len(workers) + len(table.workers if table else ())
         if wait:
-            await auntil(lambda: _all_ready(running, count), 10, "the router to see its workers")
+            await auntil(lambda: _all_ready(running, count), 60, "the router to see its workers")
         yield running
 
 

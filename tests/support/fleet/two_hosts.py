@@ -37,6 +37,10 @@ PLAIN_HTTP = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For plain HTTP: by default httpx reads all certificates for each request."""
 QUICK = ("--tokens-per-second", "500", "--ttft", "0.01", "--answer-tokens", "12")
 SLOW = ("--tokens-per-second", "20", "--ttft", "0.01", "--answer-tokens", "60")
+PATIENCE = 120.0
+"""Seconds for a program or a response of a busy machine."""
+BOTH = 12
+"""Requests at once that two workers share, even if one has a tenth of its weight, in its slow start."""
 
 TWO_HOSTS = [pytest.mark.netns, pytest.mark.skipif(bool(impossible()), reason=impossible())]
 """Marks of every test file that uses `Site`."""
@@ -82,7 +86,7 @@ class Site:
         config.write_text(f"user default off\n{rules}\n{narrow}\n")
         argv = [get_binary_path(), str(config), *options]
         with self._program(self.front, "valkey", argv, {"PATH": os.defpath}):
-            until(self._registry_answers, 15, "the registry to answer")
+            until(self._registry_answers, PATIENCE, "the registry to answer")
             yield
 
     @contextlib.contextmanager
@@ -95,7 +99,7 @@ class Site:
         argv = [*VLLAMA, "serve", "--host", self.front.address, "--port", str(ROUTER_PORT)]
         with self._program(self.front, "router", argv, env) as process:
             log = self.log("router")
-            until(lambda: "ready. Try:" in log.read_text() or process.poll() is not None, 30, "the router")
+            until(lambda: "ready. Try:" in log.read_text() or process.poll() is not None, PATIENCE, "the router")
             assert process.poll() is None, log.read_text()
             yield
 
@@ -110,7 +114,7 @@ class Site:
                 argv += ["--advertise", host.address, *(flags or QUICK)]
                 started[name] = stack.enter_context(self._program(host, name, argv, self.environ(host)))
             try:
-                until(lambda: all(self.states().get(name) == "ready" for name in hosts), 30, "the workers to be ready")
+                until(lambda: self._are_ready(hosts), PATIENCE, "the workers to be ready")
             except AssertionError as error:
                 raise AssertionError(f"{error}; {[self.log(name).read_text() for name in hosts]}") from None
             try:
@@ -120,7 +124,11 @@ class Site:
                     process.terminate()
                 for process in started.values():  # a second SIGTERM would stop it before it deregisters
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(10)
+                        process.wait(60)
+
+    def _are_ready(self, hosts: str) -> bool:
+        states = self.states()
+        return all(states.get(name) == "ready" for name in hosts)
 
     @contextlib.contextmanager
     def _program(
@@ -133,7 +141,7 @@ class Site:
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -147,7 +155,7 @@ class Site:
     # --- queries, from a thread of any host
 
     def redis(self) -> redis.Redis:
-        return redis.Redis.from_url(self.registry_url, socket_timeout=5)
+        return redis.Redis.from_url(self.registry_url, socket_timeout=PATIENCE)
 
     def get(self, path: str, host: Host | None = None) -> httpx.Response:
         """With the admin key."""
@@ -201,7 +209,7 @@ class Answer:
 
 
 def http_get(url: str, **more: Any) -> httpx.Response:
-    return httpx.get(url, timeout=10, trust_env=False, verify=PLAIN_HTTP, **more)
+    return httpx.get(url, timeout=PATIENCE, trust_env=False, verify=PLAIN_HTTP, **more)
 
 
 def stream_chat(url: str, model: str, request_id: str, started: list[str], **more: Any) -> Answer:
@@ -209,7 +217,7 @@ def stream_chat(url: str, model: str, request_id: str, started: list[str], **mor
     body = {"model": model, "messages": [{"role": "user", "content": "hello"}], **more}
     began = time.monotonic()
     with (
-        httpx.Client(timeout=30, trust_env=False, verify=PLAIN_HTTP) as http,
+        httpx.Client(timeout=PATIENCE, trust_env=False, verify=PLAIN_HTTP) as http,
         http.stream("POST", f"{url}/api/chat", json=body, headers=headers) as answer,
     ):
         parts, first = [], 0.0

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.discovery.drains import Drains
-from vllama_pool.router.discovery.health_probe import PROBE_TIMEOUT, health_probe
+from vllama_pool.router.discovery.health_probe import health_probe
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.discovery.saved_view import SavedView
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
@@ -87,7 +87,7 @@ async def router_view(
         networks=[ip_network("127.0.0.0/8")],
         endpoints=Endpoints(None),
     )
-    async with http_client(PROBE_TIMEOUT) as client:
+    async with http_client(1.0) as client:
         registry = Registry(redis, FLEET)
         drains = Drains(registry, pool.drain, fleet=FLEET, secret=secret, allow_unsigned=False)
         discovery = Discovery(registry, record_checker, pool, health_probe(client, None), drains=drains, saved=saved)

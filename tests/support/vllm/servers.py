@@ -21,6 +21,8 @@ from vllama_pool.workers.process.lifeline import die_with_parent
 
 START_TIMEOUT = 420.0
 STOP_TIMEOUT = 20.0
+ANSWER_TIMEOUT = 300.0
+"""Seconds for a client of a router over it: a test on a busy machine fails for its answer, not for the wait."""
 CI_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "TORCHDYNAMO_DISABLE": "1",

@@ -5,7 +5,7 @@ import asyncio
 import httpx
 import pytest
 
-from vllama_pool.workers.agent.monitor import BUSY_INTERVAL, IDLE_INTERVAL, POLL_TIMEOUT, RETRY_INTERVAL, Monitor
+from vllama_pool.workers.agent.monitor import BUSY_INTERVAL, IDLE_INTERVAL, RETRY_INTERVAL, Monitor
 from vllama_pool.workers.registry.record import LoadReport, WorkerState
 from vllama_pool.workers.vllm.probe import Health
 from vllama_pool.workers.vllm.server_identity import CONFIRM, SEVERAL_SERVERS
@@ -69,10 +69,10 @@ async def test_a_server_that_refuses_is_polled_no_more_often_than_one_that_answe
 
 async def test_after_a_poll_that_timed_out_the_next_one_follows_at_once() -> None:
     async def silent(request: httpx.Request) -> httpx.Response:
-        await asyncio.sleep(POLL_TIMEOUT)  # a client's time-out
+        await asyncio.sleep(0.1)  # a client's time-out
         raise httpx.ReadTimeout("no answer", request=request)
 
-    monitor = Monitor(httpx.AsyncClient(transport=httpx.MockTransport(silent)), lambda load: None)
+    monitor = Monitor(httpx.AsyncClient(transport=httpx.MockTransport(silent)), lambda load: None, timeout=0.1)
     await monitor.poll(URL)
     assert monitor.interval == RETRY_INTERVAL
 

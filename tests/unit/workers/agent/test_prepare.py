@@ -88,7 +88,8 @@ def test_the_host_flag_is_bound_and_the_setting_advertised(tmp_path: Path) -> No
 
 def test_an_attached_vllm_is_planned_without_a_server(tmp_path: Path) -> None:
     spec = WorkerSpec(attach="http://127.0.0.1:8000/", flags=("--max-num-seqs", "64"))
-    with prepare(spec, settings(tmp_path), {"VLLM_API_KEY": "theirs"}) as plan:
+    with prepare(spec, settings(tmp_path, probe_timeout=7), {"VLLM_API_KEY": "theirs"}) as plan:
+        assert plan.probe_timeout == 7
         assert (plan.server, plan.url, plan.slots, plan.key) == (None, "http://127.0.0.1:8000", 64, "theirs")
 
 
