@@ -24,7 +24,8 @@ Figures = Callable[[str, object], None]
 Pair = tuple[VllmServer, VllmServer]
 COPIES = 2
 """Streams of each request: 16 in all."""
-TOKENS = 80
+TOKENS = 160
+"""So many that the streams last for several seconds after the first ones have begun."""
 NUMBERS: dict[str, Any] = {"messages": [{"role": "user", "content": "Write the numbers from one to fifty as words."}]}
 ANIMALS = "🦊🐻🐼你好世界 🦊🐻🐼你好世界 🦊🐻🐼你好世界 🦊🐻"
 """The model goes on with it, in characters of several tokens."""
@@ -149,8 +150,9 @@ class Killed:
 
 async def kill_one(running: Fleet, pair: Pair, requests: tuple[Request, ...], copies: int) -> Killed:
     model = pair[0].model
-    requests = tuple([await with_stops(running, request, model) for request in requests])
-    whole = [await ask(running, request, model, f"whole-{index}") for index, request in enumerate(requests)]
+    requests = tuple(await asyncio.gather(*(with_stops(running, request, model) for request in requests)))
+    undisturbed = (ask(running, request, model, f"whole-{index}") for index, request in enumerate(requests))
+    whole = await asyncio.gather(*undisturbed)
     streams = [Stream(name=f"stream-{number}") for number in range(copies * len(requests))]
     alone = [Stream(name=f"alone-{number}") for number in range(4)]
     async with asyncio.TaskGroup() as tasks:

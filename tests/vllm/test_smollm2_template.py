@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
 RENDER = """
 import json, sys
 from transformers.utils.chat_template_utils import render_jinja_template
-for template, chat in json.load(sys.stdin):
-    print(json.dumps(render_jinja_template([chat.pop("messages")], chat_template=template, **chat)[0][0]))
+for line in sys.stdin:
+    template, chat = json.loads(line)
+    prompt = render_jinja_template([chat.pop("messages")], chat_template=template, **chat)[0][0]
+    print(json.dumps(prompt), flush=True)
 """
 Chat = dict[str, Any]
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -39,18 +42,33 @@ Only if a tool is needed, answer with <tool_call>{"name": ..., "arguments": {...
 """
 
 
-@pytest.fixture
-def python(vllm_command: list[str]) -> Path:
-    return Path(vllm_command[0]).with_name("python")
+class Renderer:
+    """Renders in a process, because to import the library takes seconds."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def prompts(self, *pairs: tuple[str, Chat]) -> list[str]:
+        """Return the prompts of pairs of template and chat."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        found = []
+        for pair in pairs:
+            self._process.stdin.write(json.dumps(pair) + "\n")
+            self._process.stdin.flush()
+            found.append(json.loads(self._process.stdout.readline() or '"the renderer has ended"'))
+        return found
 
 
-def render(python: Path, *pairs: tuple[str, Chat]) -> list[str]:
-    """Return the prompts of pairs of template and chat."""
-    done = subprocess.run([python, "-c", RENDER], input=json.dumps(pairs), capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+@pytest.fixture(scope="module")
+def renderer(vllm_command: list[str]) -> Iterator[Renderer]:
+    python = Path(vllm_command[0]).with_name("python")
+    with subprocess.Popen([python, "-c", RENDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield Renderer(process)
+        process.kill()
 
 
-def test_a_chat_without_tools_renders_as_with_the_models_original_template(python: Path) -> None:
+def test_a_chat_without_tools_renders_as_with_the_models_original_template(renderer: Renderer) -> None:
     conversations = (
         [USER],
         [SYSTEM, USER],
@@ -65,17 +83,16 @@ def test_a_chat_without_tools_renders_as_with_the_models_original_template(pytho
         {"messages": turns, "add_generation_prompt": generate} for turns in conversations for generate in (True, False)
     ]
     templates = ORIGINAL_TEMPLATE, SMOLLM2_TEMPLATE.read_text()
-    prompts = render(python, *[(template, chat) for chat in chats for template in templates])
+    prompts = renderer.prompts(*[(template, chat) for chat in chats for template in templates])
     assert prompts[0::2] == prompts[1::2]
     assert "named SmolLM" in prompts[0]
 
 
-def test_each_tool_is_one_line_of_the_rendered_system_message(python: Path) -> None:
+def test_each_tool_is_one_line_of_the_rendered_system_message(renderer: Renderer) -> None:
     template = SMOLLM2_TEMPLATE.read_text()
     bare = {"type": "function", "function": {"name": "bare"}}
     long = {"type": "function", "function": {"name": "long", "description": "One. Two.\nThree", "parameters": {}}}
-    alone, after_system, several = render(
-        python,
+    alone, after_system, several = renderer.prompts(
         (template, {"messages": [USER], "tools": [TOOL]}),
         (template, {"messages": [SYSTEM, USER], "tools": [TOOL]}),
         (template, {"messages": [USER], "tools": [bare, long]}),
@@ -85,14 +102,13 @@ def test_each_tool_is_one_line_of_the_rendered_system_message(python: Path) -> N
     assert "\nTools:\nbare()\nlong(): One\nOnly" in several
 
 
-def test_tool_calls_and_their_results_are_rendered(python: Path) -> None:
+def test_tool_calls_and_their_results_are_rendered(renderer: Renderer) -> None:
     calls = [
         {"type": "function", "function": {"name": "get_weather", "arguments": arguments}}
         for arguments in ({"city": "Paris"}, '{"city": "Oslo"}')
     ]
     turns = [USER, {"role": "assistant", "content": None, "tool_calls": calls}, {"role": "tool", "content": "22"}]
-    [prompt] = render(
-        python,
+    [prompt] = renderer.prompts(
         (SMOLLM2_TEMPLATE.read_text(), {"messages": turns, "tools": [TOOL], "add_generation_prompt": True}),
     )
     assert prompt.endswith(

@@ -174,7 +174,7 @@ class AnthropicJs {
   }
 
   async time_out({ question, options, seconds }) {
-    const request = this.#request(question, { ...options, max_tokens: 1000 });
+    const request = this.#request(question, { ...options, max_tokens: 1900 });
     return (await this.#client.messages.create(request, { timeout: seconds * 1000 })).id;
   }
 
@@ -184,7 +184,7 @@ class AnthropicJs {
   }
 
   async open_stream({ question, options }) {
-    this.#stream = await this.#create(question, { ...options, stream: true, max_tokens: 1000 });
+    this.#stream = await this.#create(question, { ...options, stream: true, max_tokens: 1900 });
     const events = this.#stream[Symbol.asyncIterator]();
     for (let read = 0; read < 3; read++) if ((await events.next()).value.type === "message_stop") return true;
     return false;

@@ -130,7 +130,7 @@ class AnthropicPython:
 
     def time_out(self, question: str, options: dict[str, Any], seconds: float) -> Any:
         client = self._client.with_options(timeout=seconds)
-        return client.messages.create(**self._settings_of(_user(question), {"max_tokens": 1000, **options})).id
+        return client.messages.create(**self._settings_of(_user(question), {"max_tokens": 1900, **options})).id
 
     def concurrent(self, count: int, question: str, options: dict[str, Any]) -> Any:
         async def all_texts() -> list[str]:
@@ -142,7 +142,7 @@ class AnthropicPython:
         return asyncio.run(all_texts())
 
     def open_stream(self, question: str, options: dict[str, Any]) -> Any:
-        self._stream = self._create(_user(question), stream=True, max_tokens=1000, **options)
+        self._stream = self._create(_user(question), stream=True, max_tokens=1900, **options)
         return any(event.type == "message_stop" for event, _ in zip(self._stream, range(3), strict=False))
 
     def close_stream(self) -> None:

@@ -69,7 +69,7 @@ class LlamaIndex:
         self._stream.close()
 
     def _llm(self, options: dict[str, Any], **fields: Any) -> Ollama:
-        return Ollama(self._model, base_url=self._url, additional_kwargs=options, **fields)
+        return Ollama(self._model, base_url=self._url, additional_kwargs=options, request_timeout=300, **fields)
 
 
 def _user(question: str) -> list[ChatMessage]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +36,7 @@ async def check_whole_and_streamed(client: StockClient, chat_fleet: ChatFleet, w
     check_answer(chat_fleet, first)
     second = await client.run(streamed, chat_fleet.at, question=GREETING, options=OPTIONS)
     check_answer(chat_fleet, second)
-    assert second["parts"] > 2
+    assert second["parts"] >= chat_fleet.least_parts
     assert second["text"] == first["text"]
 
 
@@ -76,13 +75,15 @@ async def check_sixteen_chats(client: StockClient, chat_fleet: ChatFleet) -> Non
 async def check_leaving(client: StockClient, slow_fleet: SlowFleet) -> None:
     """Closing a stream early frees the worker."""
     before = await slow_fleet.generated_tokens()
-    start = time.monotonic()
     done = await client.run("open_stream", slow_fleet.at, question=slow_fleet.question, options=OPTIONS)
     assert not done
-    unfinished = await slow_fleet.unfinished()
-    assert unfinished == 1, f"{time.monotonic() - start:.1f} s after the request; {client.log()}"
+    await slow_fleet.until_unfinished(1)
     await client.run("close_stream", slow_fleet.at)
-    await slow_fleet.freed(10.0)
+    await check_freed(slow_fleet, before, client)
+
+
+async def check_freed(slow_fleet: SlowFleet, before: int, client: StockClient) -> None:
+    """The worker has left its answer unfinished. `before`: its generated tokens at the beginning."""
+    await slow_fleet.until_unfinished(0)
     generated = await slow_fleet.generated_tokens() - before
-    message = f"the answer ended by itself, {time.monotonic() - start:.1f} s after the request; {client.log()}"
-    assert generated < slow_fleet.answer_tokens / 2, message
+    assert generated < slow_fleet.answer_tokens * 3 / 4, f"the answer ended by itself; {client.log()}"

@@ -39,6 +39,8 @@ class ChatFleet:
     """Part of its thoughts."""
     tool_arguments: dict[str, str]
     context: int
+    least_parts: int = 1
+    """Of a streamed answer. A real vLLM joins the tokens that its front end is late for, on a busy machine."""
 
     @property
     def at(self) -> dict[str, str]:
@@ -64,19 +66,19 @@ class SlowFleet:
         """Requests that the worker runs or queues."""
         return await self._total(r"^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)$")
 
-    async def freed(self, seconds: float) -> None:
-        """Wait until the worker neither runs nor queues a request."""
+    async def until_unfinished(self, count: int) -> None:
+        """Wait until the worker runs and queues so many requests."""
 
-        async def is_free() -> bool:
-            return await self.unfinished() == 0
+        async def reached() -> bool:
+            return await self.unfinished() == count
 
-        await auntil(is_free, seconds, "the worker to be free")
+        await auntil(reached, 60, f"the worker to have {count} requests")
 
     async def generated_tokens(self) -> int:
         return await self._total(r"^vllm:generation_tokens_total\{.*\} (\S+)$")
 
     async def _total(self, pattern: str) -> int:
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
             page = (await http.get(f"{self.worker}/metrics")).text
         values = re.findall(pattern, page, re.MULTILINE)
         assert values, f"no {pattern}"
@@ -93,6 +95,7 @@ def simulated_chat(url: str) -> ChatFleet:
         thoughts="The user asked something.",
         tool_arguments={"city": "simulated", "unit": "simulated"},
         context=THINKER.max_model_len,
+        least_parts=3,
     )
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +67,7 @@ class VllmServer:
 
     def engine(self) -> psutil.Process:
         assert self.process is not None
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return next(child for child in children if "EngineCore" in " ".join(child.cmdline()) + child.name())
+        return engine_of(psutil.Process(self.process.pid))
 
     def log(self) -> str:
         """Return the end of the log."""
@@ -88,6 +87,22 @@ class VllmServer:
         group = self.process.pid
         until(lambda: not _kill_group(group), STOP_TIMEOUT, f"the end of process group {group}")
         self.process.wait()
+
+
+def engine_of(ancestor: psutil.Process) -> psutil.Process:
+    """Return the engine among the descendants of a process."""
+    children = ancestor.children(recursive=True)
+    return next(child for child in children if "EngineCore" in " ".join(child.cmdline()) + child.name())
+
+
+@contextlib.contextmanager
+def frozen(engine: psutil.Process) -> Iterator[None]:
+    """Stop an engine: meanwhile its server answers health checks, and its requests get no token."""
+    engine.suspend()
+    try:
+        yield
+    finally:
+        engine.resume()
 
 
 def start(command: Sequence[str], spec: Spec, logs: Path) -> VllmServer:
