@@ -104,6 +104,12 @@ class Recovery:
         if isinstance(failure, Busy):
             self._busy.add(replica.worker.id)
 
+    def note_crash(self, crash: CrashId) -> None:
+        """An engine died by itself with the request in progress."""
+        self.explained = bool(self.crashes)
+        self.crashes.append(crash)
+        self.suspect = True
+
     def acquit(self) -> None:
         """Another engine has begun to answer the request."""
         self.suspect = False

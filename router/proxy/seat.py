@@ -1,18 +1,22 @@
-"""The things that a request holds of its model: places in queues, and a share of the retry budget."""
+"""The things that a request holds while it is served: places in queues, and a share of the retry budget."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from vllama_pool.router.admission.queue import AdmissionQueue
-from vllama_pool.router.admission.tenant import Tenant
+from vllama_pool.router.admission.tenant import Tenant, anonymous
 from vllama_pool.router.admission.worker_queue import WorkerQueue
 from vllama_pool.router.balance.budget import RetryBudget
+from vllama_pool.router.protocol.operation import Clock
+from vllama_pool.router.proxy.forward_request import ForwardRequest
 from vllama_pool.router.proxy.places import Places
 from vllama_pool.router.proxy.waiting_request import WaitingRequest
 from vllama_pool.router.proxy.worker_turn import WorkerTurn
 from vllama_pool.router.routing.resolution import Resolution
+from vllama_pool.router.telemetry.request_record import RequestRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +33,20 @@ class Terms:
 
 
 class Seat:
-    """Owned by one request, for one model after the other. `leave` releases each thing once.
+    """Owned by one request, for one model after the other. `leave` and `leave_caps` release each thing once.
 
     It calls the budget itself, because every request comes here.
     """
 
-    __slots__ = ("_places", "_terms", "_terms_of", "_turn", "workers")
+    __slots__ = ("_caps", "_places", "_terms", "_terms_of", "_turn", "workers")
 
     workers: WorkerQueue
     """Of the present or latest model. Unset before `enter`."""
 
     def __init__(self, terms_of: Callable[[Resolution], Terms]) -> None:
         self._terms_of = terms_of
+        self._caps: Places | None = None
+        """Places in the limits of the API key."""
         self._terms: Terms | None = None
         self._places: Places | None = None
         self._turn: WorkerTurn | None = None
@@ -61,25 +67,30 @@ class Seat:
         terms.budget.begin_request()
         return terms
 
-    async def wait_in(self, queue: AdmissionQueue, tenant: Tenant) -> None:
-        """Wait for a place. Raises ServerBusy."""
+    async def take_caps(self, call: ForwardRequest, clock: Clock) -> None:
+        """Wait for a place in each limit of the API key. Raises ServerBusy."""
+        self._caps = caps = Places()
+        for cap in call.grant.caps:
+            await _timed(caps.take(cap), call.decision.record, clock)
+
+    async def wait_in(self, queue: AdmissionQueue, call: ForwardRequest, clock: Clock) -> None:
+        """Wait for one of the model's places. Raises ServerBusy."""
         self._places = Places()
-        await self._places.take(queue, tenant)
+        await _timed(self._places.take(queue, _tenant(call)), call.decision.record, clock)
 
-    async def wait_for_worker(self, request: WaitingRequest, tenant: Tenant, waited: float) -> None:
-        """Wait until the request has taken a worker, or does not wait any more. `waited`: seconds so far.
-
-        Raises ServerBusy.
-        """
+    async def wait_for_worker(self, request: WaitingRequest, call: ForwardRequest, clock: Clock) -> None:
+        """Wait until the request has taken a worker, or does not wait any more. Raises ServerBusy."""
         self._turn = turn = request.turn
-        await turn.wait_in(self.workers, tenant, request.kind, waited, absent=request.absent)
+        record = call.decision.record
+        waited = record.queue_ms / 1000
+        waiting = turn.wait_in(self.workers, _tenant(call), request.kind, waited, absent=request.absent)
+        await _timed(waiting, record, clock)
 
     def stop_waiting(self) -> None:
-        """The client is gone. Idempotent."""
-        if self._turn is not None:
-            self._turn.stop_waiting()
-        if self._places is not None:
-            self._places.stop_waiting()
+        """The client is gone, or the request's time is over. Idempotent."""
+        for waiting in (self._turn, self._places, self._caps):
+            if waiting is not None:
+                waiting.stop_waiting()
 
     def leave(self, *, served: bool = False) -> None:
         """Idempotent. `served`: a worker had the request."""
@@ -93,3 +104,21 @@ class Seat:
         if served:
             terms.workers.ended += 1
         terms.budget.end_request()
+
+    def leave_caps(self) -> None:
+        """Idempotent."""
+        if self._caps is not None:
+            self._caps.end()
+
+
+def _tenant(call: ForwardRequest) -> Tenant:
+    return call.grant.tenant or anonymous(call.decision.record.address)
+
+
+async def _timed(turn: Coroutine[Any, Any, None], record: RequestRecord, clock: Clock) -> None:
+    """Note the time in the queue. Raises ServerBusy."""
+    entered = clock.monotonic_ns()
+    try:
+        await turn
+    finally:
+        record.queue_ms += (clock.monotonic_ns() - entered) // 1000 / 1000
