@@ -13,7 +13,8 @@ import pytest
 
 from tests.support.balance import Clock, FirstCandidate, found, group, pool_of
 from tests.support.protocol import event
-from tests.support.upstream import FakeClient, FakeResponse, Hang, RecordingWriter, Script
+from tests.support.until import auntil
+from tests.support.upstream import FakeClient, FakeExchange, FakeResponse, Hang, RecordingWriter, Script
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.admission.admission import Admission, RequestLimits
@@ -25,7 +26,7 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol import operation as protocol
 from vllama_pool.router.protocol.clock import SystemClock
-from vllama_pool.router.protocol.operation import DirectResponse, Operation
+from vllama_pool.router.protocol.operation import DirectResponse, Operation, PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.proxy.collaborators import Shared, Upstream
 from vllama_pool.router.proxy.forward import Forwarder
@@ -65,6 +66,11 @@ def silent() -> FakeResponse:
 
 def refused() -> ConnectFailed:
     return ConnectFailed("refused")
+
+
+def asking(then: Callable[[bytes], UpstreamRequest]) -> Operation[Any]:
+    """A chat that needs a preflight."""
+    return dataclasses.replace(CHAT, prepare=lambda *_: PreflightRequest("/tokenize", b"?", then))
 
 
 class StepClock:
@@ -158,6 +164,7 @@ class Fleet:
             refresh=lambda: self.refreshes.append(None),
         )
         shared = dataclasses.replace(shared, poison=poison)
+        self.shared = shared
         self.admission = shared.admission
         self.admission.set_limits({"m": limits} if limits is not None else {})
         self.forwarder = Forwarder(shared)
@@ -237,3 +244,9 @@ class Fleet:
     def _announce(self) -> None:
         assert self.writer.status == 0, "announced after the response began"
         self.answers_announced += 1
+
+
+async def exchange_of(fleet: Fleet, *, played: int = 0) -> FakeExchange:
+    """Return the latest exchange once it has played this many steps."""
+    await auntil(lambda: bool(fleet.upstream.exchanges) and fleet.upstream.exchanges[-1].played >= played)
+    return fleet.upstream.exchanges[-1]

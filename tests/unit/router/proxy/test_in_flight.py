@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import dataclasses
 import gc
 import json
-import struct
-import threading
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from tests.support.balance import worker_in
-from tests.support.forwarding import CHAT, END, HI, ROLE, Fleet, ok, refused, silent, status
-from tests.support.protocol import CLOCK, TIMING, event
+from tests.support.forwarding import END, HI, ROLE, Fleet, asking, exchange_of, ok, refused, silent, status
+from tests.support.protocol import event
 from tests.support.until import auntil
-from tests.support.upstream import FakeExchange, FakeResponse, Hang
+from tests.support.upstream import FakeResponse, Hang
 from vllama_pool.router.errors import ClientError
-from vllama_pool.router.protocol.ollama.embed import decode_embed
-from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
-from vllama_pool.router.protocol.operation import Operation, PreflightRequest, UpstreamRequest
-from vllama_pool.router.proxy.attempt import MAX_INLINE_FINISH, Attempt
+from vllama_pool.router.protocol.operation import UpstreamRequest
+from vllama_pool.router.proxy.attempt import Attempt
 from vllama_pool.router.proxy.in_flight import ClientGone
-from vllama_pool.router.upstream.interface import ConnectionLost, TransportError
+from vllama_pool.router.upstream.interface import ConnectionLost
 
 FOREVER = FakeResponse([HI, Hang()])
 """A response that begins and does not end."""
-
-
-async def exchange_of(fleet: Fleet, *, played: int = 0) -> FakeExchange:
-    """Return the latest exchange once it has played this many steps."""
-    await auntil(lambda: bool(fleet.upstream.exchanges) and fleet.upstream.exchanges[-1].played >= played)
-    return fleet.upstream.exchanges[-1]
 
 
 # endings
@@ -53,18 +40,6 @@ async def test_a_complete_answer_is_recorded_and_the_rest_of_the_workers_respons
     assert record.done_reason == "stop"
     assert fleet.upstream.request_ids == ["id"]
     assert fleet.answers_announced == 0
-
-
-async def test_an_answer_that_is_cut_off_closes_the_workers_response() -> None:
-    def translator(*args: Any) -> Any:
-        made: Any = CHAT.translator(*args)
-        made.cut_off = True
-        return made
-
-    fleet = Fleet(a=[ok()])
-    assert await fleet.answer(operation=dataclasses.replace(CHAT, translator=translator))
-    (exchange,) = fleet.upstream.exchanges
-    assert (exchange.finished, exchange.closed) == (0, 1)
 
 
 async def test_a_whole_answer_is_one_write_with_its_length_announced_before() -> None:
@@ -156,11 +131,6 @@ async def test_a_request_stops_waiting_once_its_response_begins() -> None:
 
 
 # the client leaves
-
-
-def asking(then: Callable[[bytes], UpstreamRequest]) -> Operation[Any]:
-    """A chat that needs a preflight."""
-    return dataclasses.replace(CHAT, prepare=lambda *_: PreflightRequest("/tokenize", b"?", then))
 
 
 WAITING: dict[str, dict[str, Any]] = {
@@ -282,130 +252,6 @@ async def test_no_response_begins_once_the_client_has_left() -> None:
         await forwarding
     assert (fleet.writer.status, fleet.record.status) == (0, 0)
     fleet.assert_idle()
-
-
-# answers that are finished at their end
-
-
-class RecordingTranslator(EmbedTranslator):
-    """Records the thread that called `finish`."""
-
-    def __init__(self, count: int, finished_in: list[threading.Thread]) -> None:
-        super().__init__(decode_embed(json.dumps({"model": "m", "input": ["x"] * count}).encode()), TIMING, CLOCK)
-        self._finished_in = finished_in
-
-    def finish(self) -> bytes:
-        self._finished_in.append(threading.current_thread())
-        return super().finish()
-
-
-def embedding(count: int, threads: list[threading.Thread] | None = None) -> Operation[Any]:
-    finished_in: list[threading.Thread] = [] if threads is None else threads
-    return dataclasses.replace(CHAT, translator=lambda *_: RecordingTranslator(count, finished_in))
-
-
-def vectors(values: Iterable[float], dimensions: int = 1) -> bytes:
-    items = [base64.b64encode(struct.pack("<f", value) * dimensions).decode() for value in values]
-    return json.dumps({"data": [{"index": index, "embedding": item} for index, item in enumerate(items)]}).encode()
-
-
-async def test_a_large_response_is_finished_in_a_thread_while_the_event_loop_runs() -> None:
-    body, threads, ticks = vectors([2.0] * 200, 1024), list[threading.Thread](), 0
-    assert len(body) > 2 * MAX_INLINE_FINISH
-
-    async def tick() -> None:
-        nonlocal ticks
-        while True:
-            await asyncio.sleep(0)
-            ticks += 1
-
-    fleet = Fleet(a=[FakeResponse([body[:1000], body[1000:]])])
-    ticking = asyncio.create_task(tick())
-    answer = await fleet.answer(stream=False, operation=embedding(200, threads))
-    ticking.cancel()
-    assert json.loads(answer)["embeddings"] == [[0.03125] * 1024] * 200
-    assert len(threads) == 1
-    assert threads[0] is not threading.current_thread()
-    assert ticks > 3
-
-
-async def test_a_small_response_is_finished_in_the_event_loop() -> None:
-    threads: list[threading.Thread] = []
-    fleet = Fleet(a=[FakeResponse([vectors([1.0, -3.0])])])
-    answer = await fleet.answer(stream=False, operation=embedding(2, threads))
-    assert json.loads(answer)["embeddings"] == [[1], [-1]]
-    assert threads == [threading.current_thread()]
-
-
-async def test_a_client_that_leaves_while_a_large_response_is_finished_gets_none() -> None:
-    finishing, release = threading.Event(), threading.Event()
-
-    class Slow(EmbedTranslator):
-        def finish(self) -> bytes:
-            finishing.set()
-            release.wait(5)
-            return super().finish()
-
-    request = decode_embed(json.dumps({"model": "m", "input": ["x"] * 40}).encode())
-    operation = dataclasses.replace(CHAT, translator=lambda *_: Slow(request, TIMING, CLOCK))
-    fleet = Fleet(a=[FakeResponse([vectors([2.0] * 40, 1024)])])
-    forwarding = asyncio.create_task(fleet.forward(stream=False, operation=operation))
-    await auntil(finishing.is_set)
-    fleet.in_flight.client_gone()
-    with pytest.raises(ClientGone):
-        await forwarding
-    release.set()
-    assert fleet.writer.status == 0
-    fleet.assert_idle()
-
-
-@pytest.mark.parametrize(
-    ("body", "client_status", "text", "workers"),
-    [
-        (vectors([float("nan")]), 400, "NaN or Inf", ["a"]),
-        (b"{}", 502, "are invalid", ["a", "b"]),
-        (b"", 502, "are invalid", ["a", "b"]),
-    ],
-)
-async def test_a_failure_found_at_the_end_of_the_body_is_classified(
-    body: bytes, client_status: int, text: str, workers: list[str]
-) -> None:
-    fleet = Fleet(a=[FakeResponse([body] if body else [])], b=[FakeResponse([body] if body else [])])
-    error = await fleet.refusal(stream=False, operation=embedding(1))
-    assert error.status == client_status
-    assert text in error.text
-    assert fleet.upstream.workers == workers
-    assert fleet.answers_announced == 0
-
-
-async def test_an_answer_that_is_invalid_at_its_end_is_replaced_by_another_workers() -> None:
-    fleet = Fleet(a=[FakeResponse([b"{}"])], b=[FakeResponse([vectors([1.0])])])
-    answer = await fleet.answer(stream=False, operation=embedding(1))
-    assert json.loads(answer)["embeddings"] == [[1]]
-    assert fleet.record.failures == ["Unavailable"]
-
-
-# preflights
-
-
-@pytest.mark.parametrize("failure", [ConnectionLost("reset"), None])
-async def test_each_preflights_exchange_is_closed(failure: TransportError | None) -> None:
-    fleet = Fleet(a=[FakeResponse([b"3", failure] if failure else [b"3"]), ok()], b=[FakeResponse([b"3"]), ok()])
-    operation = asking(lambda counted: UpstreamRequest("/v1/chat/completions", counted))
-    assert await fleet.answer(operation=operation)
-    first, *_, last = fleet.upstream.exchanges
-    assert (first.closed, last.finished) == (1, 1)
-    assert fleet.record.attempts == (2 if failure else 1)
-
-
-async def test_a_stalled_preflight_moves_the_request_to_another_worker() -> None:
-    fleet = Fleet(a=[FakeResponse([Hang()])], b=[FakeResponse([b"3"]), ok()])
-    operation = asking(lambda counted: UpstreamRequest("/v1/chat/completions", counted))
-    answering = asyncio.create_task(fleet.answer(operation=operation))
-    exchange = await exchange_of(fleet, played=1)
-    fleet.stalls.check(exchange.last_heard + 301)
-    assert await answering
-    assert fleet.upstream.workers == ["a", "b", "b"]
 
 
 async def test_a_refusal_before_any_attempt_leaves_nothing() -> None:
