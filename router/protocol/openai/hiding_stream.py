@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from vllama_pool.router.protocol.openai.chunks import ChunkStream
-from vllama_pool.router.protocol.vllm.event_stream import TOO_LONG
-from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, is_whole, payloads
+from vllama_pool.router.protocol.vllm.event_stream import EventStream
+from vllama_pool.router.protocol.vllm.sse import is_whole, payloads
 from vllama_pool.router.protocol.vllm.text_frame import IdsFrame, are_ids, ids_frame_of
 from vllama_pool.router.protocol.vllm.token_log import MANY, KeepsLog, TokenLog, without_ids
 
@@ -24,7 +24,7 @@ class HidingStream(ChunkStream, KeepsLog):
     """
 
     __slots__ = (
-        *("_after", "_before", "_continues", "_cut", "_ids_frame", "_parts", "_plain", "_seek_ids_at", "_tokens"),
+        *("_after", "_before", "_continues", "_ids_frame", "_plain", "_seek_ids_at", "_tokens"),
         "log",
     )
 
@@ -41,9 +41,6 @@ class HidingStream(ChunkStream, KeepsLog):
         """Of the text, in events for the client."""
         self._seek_ids_at = _LONG
         """Count of events at which the frame is sought."""
-        self._parts: EventSplitter | None = None
-        self._cut = False
-        """The last read ended within an event."""
         self._continues = False
         """Another worker goes on, whose events have no ids and are not logged."""
 
@@ -112,10 +109,11 @@ class HidingStream(ChunkStream, KeepsLog):
             self._events += 1
             return self._named + hidden[len(self._prefix) :]
         self._plain = None
-        if self._cut or not is_whole(data):
-            data = self._whole(data)
-        out = ChunkStream.feed(self, self._hidden(data)) if data else b""
-        if not (self._cut or self._over):
+        if not self._within_event and is_whole(data):
+            out = ChunkStream.feed(self, self._hidden(data))
+        else:
+            out = EventStream.feed(self, data)  # `_split` hides the ids
+        if not (self._within_event or self._over):
             self._plain = self._ids_frame
         return out
 
@@ -140,13 +138,10 @@ class HidingStream(ChunkStream, KeepsLog):
         self._before = self._named + frame.begin[len(self._prefix) :]
         self._after = b'"%bnull%b' % (frame.bracket[:-1], frame.end[1:])
 
-    def _whole(self, data: bytes) -> bytes:
-        """Return whole events. The rest waits for the next read."""
-        splitter = self._parts = self._parts or EventSplitter()
-        try:
-            events = splitter.feed(data)
-        except EventTooLong:
-            self.set_failure(502, TOO_LONG)
-            return b""
-        self._cut = splitter.within_event
-        return events
+    def _split(self, data: bytes) -> bytes:
+        events = super()._split(data)
+        return events if self._continues else self._hidden(events)
+
+    def _rest(self) -> bytes:
+        event = super()._rest()
+        return event if self._continues else without_ids(event)

@@ -108,7 +108,7 @@ class EventStream(ABC):
             return b""
         rest = b""
         if self._splitter is not None and not self._over:
-            rest = self._read_all(_complete(self._splitter.rest()))
+            rest = self._read_all(_complete(self._rest()))
         if not self.done and self.failure is None:
             rest += self.end()
         if not self.done:
@@ -138,6 +138,7 @@ class EventStream(ABC):
         return b"".join(events)
 
     def _split(self, data: bytes) -> bytes:
+        """Return whole events. The rest waits for the next read."""
         splitter = self._splitter = self._splitter or EventSplitter()
         try:
             events = splitter.feed(data)
@@ -146,6 +147,10 @@ class EventStream(ABC):
             return b""
         self._within_event = splitter.within_event
         return events
+
+    def _rest(self) -> bytes:
+        """Return an event that lacks its closing blank line, with it."""
+        return self._splitter.rest() if self._splitter is not None else b""
 
 
 def _complete(event: bytes) -> bytes:

@@ -93,6 +93,16 @@ def test_a_long_answer_is_seen_without_ids_and_known_with_them(name: str, part: 
     assert (stream.done, stream.failure, stream.usage) == (True, None, Usage(9, 3, "stop"))
 
 
+def test_a_last_event_without_its_blank_line_is_seen_without_ids() -> None:
+    stream, plain = translators("served")
+    for text in ("a", "b", "c"):
+        assert stream.feed(chat(text, [9])) == plain.feed(chat(text, None))
+    out = stream.feed(finish([5])[:-2]) + stream.finish()
+    assert out == plain.feed(finish(None)[:-2]) + plain.finish()
+    assert b'token_ids":[' not in out
+    assert (stream.done, plain.done) == (True, True)
+
+
 @pytest.mark.parametrize("count", [1, 5, 6, 20, 20 + MANY])
 def test_all_tokens_are_known_at_any_moment(count: int) -> None:
     stream = HidingStream("served", 1, True)
