@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from deploy.local.package_managers import ROOT
 from deploy.local.run import CHAT_MODEL, plan_launch
 from tests.support.fleet.programs import VLLAMA, Json, Program, Serve, clean_environ
 from tests.support.ports import free_ports
@@ -26,6 +28,7 @@ SLOTS = 8
 """Slots of each SmolLM2 worker."""
 WAIT = 10
 """Seconds that a request for the model without a template may wait for a worker: less than the usual time."""
+FORKING = ROOT / "tests" / "support" / "vllm" / "forking.py"
 READY_TIMEOUT = 400.0
 """Seconds for three vLLMs that load side by side on two busy cores."""
 
@@ -81,7 +84,8 @@ class MainJob:
     @property
     def _env(self) -> dict[str, str]:
         launch = plan_launch((), os.cpu_count() or 1, "", "0")
-        return {**launch.env, "VLLAMA_STATE_DIR": str(self.state_dir)}
+        forking = shlex.join([str(Path(launch.env["VLLAMA_VLLM"]).with_name("python")), str(FORKING)])
+        return {**launch.env, "VLLAMA_VLLM": forking, "OMP_NUM_THREADS": "1", "VLLAMA_STATE_DIR": str(self.state_dir)}
 
     def _start_serve(self) -> Serve:
         routing = self._folder / "routing.yaml"

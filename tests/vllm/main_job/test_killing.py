@@ -13,14 +13,15 @@ import psutil
 import pytest
 
 from tests.support.fleet.main_job import MODEL, SLOTS, Fleet, MainJob
-from tests.support.fleet.streams import BackgroundLoad, Figures, chat_body, streaming
+from tests.support.fleet.streams import BackgroundLoad, Figures, Stream, chat_body, streaming
 from tests.support.operations import REQUESTS, Request, ends_with_error, is_whole
 from tests.support.processes import is_alive, process_group
 from tests.support.until import auntil
 
-STREAMS = 4 * SLOTS
-"""Twice as many as both workers have slots: the rest waits in the router."""
+STREAMS = 3 * SLOTS
+"""More than both workers have slots: the rest waits in the router."""
 TOKENS = 150
+SURVIVOR, DOOMED = "smollm2-0", "smollm2-1"
 GENERATIONS = [each for each in REQUESTS if each.path.startswith("/v1/") and each.stream is not None and not each.hears]
 
 
@@ -28,6 +29,12 @@ GENERATIONS = [each for each in REQUESTS if each.path.startswith("/v1/") and eac
 def fleet(main_job: MainJob) -> Fleet:
     """The workers of `vllama serve`; the worker of its own may be gone."""
     return main_job.whole(["smollm2-0", "smollm2-1"])
+
+
+@pytest.fixture
+def survivors(main_job: MainJob) -> Fleet:
+    """Only one worker is ready for certain, and another may be loading."""
+    return main_job.whole([SURVIVOR])
 
 
 async def test_no_stream_of_ollamas_api_is_lost_with_a_vllm(fleet: Fleet, record_property: Figures) -> None:
@@ -46,25 +53,26 @@ async def _kill(
     fleet: Fleet, doomed: psutil.Process, record_property: Figures, others: list[asyncio.Task[str]]
 ) -> None:
     async with streaming(f"{fleet.url}/api/chat", chat_body(TOKENS), STREAMS, "failover") as (streams, tasks):
-        await auntil(lambda: _full(fleet), 120, "every slot is taken and requests wait")
-        await auntil(lambda: sum(one.has_content for one in streams) >= 2 * SLOTS, 120, "all slots stream")
+        await auntil(lambda: len(_flowing(streams, tasks)) > SLOTS + 1, 240, "more stream than one worker runs")
         begun = {one.id for one in streams if one.has_content}
         os.kill(doomed.pid, signal.SIGKILL)
         killed = time.monotonic()
         async with BackgroundLoad(fleet, 2, pause=0.5) as load:
-            await auntil(lambda: _note(fleet).startswith("vLLM died (SIGKILL)"), 30, "the router knows")
+            await auntil(lambda: _note(fleet).startswith("vLLM died (SIGKILL)"), 60, "the router knows")
             shown = time.monotonic() - killed
             assert "restarting" in await asyncio.to_thread(fleet.row, "smollm2-0"), "vllama ps shows it"
-            await auntil(lambda: not process_group(doomed.pid), 10, "the engine is gone")
+            await auntil(lambda: not process_group(doomed.pid), 30, "the engine is gone")
             assert MODEL in [model["name"] for model in await asyncio.to_thread(_listed, fleet)]
             await asyncio.gather(*tasks)
             endings = Counter(await asyncio.gather(*others))
             answered = time.monotonic() - killed
-            await auntil(lambda: fleet.states()["smollm2-0"] == "ready", 300, "the agent brings it back", interval=0.5)
+            await auntil(
+                lambda: fleet.states().get("smollm2-0") == "ready", 400, "the agent brings it back", interval=0.5
+            )
             back = time.monotonic() - killed
         assert load.requests.failures == []
         assert load.unlisted == 0
-    await auntil(lambda: {one.id for one in streams} <= fleet.serve.requests().keys(), 30, "all are logged")
+    await auntil(lambda: {one.id for one in streams} <= fleet.serve.requests().keys(), 60, "all are logged")
     log = fleet.serve.requests()
     resumed = {one.id for one in streams if log[one.id].get("resumed")}
     moved = {one.id for one in streams if log[one.id]["attempts"] > 1} - resumed
@@ -75,8 +83,6 @@ async def _kill(
         assert one.complete, one.lines[-1]
         assert one.tokens == TOKENS
         assert log[one.id]["outcome"] == "complete"
-        assert log[one.id]["worker"] == "smollm2-1" or one.id in begun
-    assert resumed <= begun, "only streams with content are resumed"
     assert not moved & begun, "no request with content begins again"
     equal = max(Counter(one.text for one in streams).values())
     assert fleet.workers()["smollm2-0"]["restarts"] == 1
@@ -106,49 +112,55 @@ async def _is_used_again(fleet: Fleet) -> None:
     async with streaming(f"{fleet.url}/api/chat", chat_body(20), 2 * SLOTS, "again") as (streams, tasks):
         await asyncio.gather(*tasks)
     assert all(one.complete for one in streams)
-    await auntil(lambda: {one.id for one in streams} <= fleet.serve.requests().keys(), 30, "all are logged")
+    await auntil(lambda: {one.id for one in streams} <= fleet.serve.requests().keys(), 60, "all are logged")
     assert "smollm2-0" in {fleet.serve.requests()[one.id]["worker"] for one in streams}
 
 
-async def test_killing_an_agent_fails_no_request_and_serve_restarts_it(fleet: Fleet, record_property: Figures) -> None:
-    agent, vllm = fleet.serve.agent("smollm2-1"), fleet.serve.vllm("smollm2-1")
-    before = fleet.serve.times_ready("smollm2-1")
+async def test_killing_an_agent_ends_its_vllm_and_fails_no_request(fleet: Fleet, record_property: Figures) -> None:
+    """`vllama serve` starts another one at once. That a new agent serves is told in test_registry.py, in less time."""
+    agent, vllm = fleet.serve.agent(DOOMED), fleet.serve.vllm(DOOMED)
     tree = [agent, *agent.children(recursive=True)]
     assert len(process_group(vllm.pid)) >= 2
-    async with BackgroundLoad(fleet, 2, pause=0.5) as load:
-        await auntil(lambda: len(load.requests.statuses) > 2, 60, "there is load")
+    async with BackgroundLoad(fleet, 2, pause=0.2) as load:
+        await auntil(lambda: len(load.requests.statuses) > 2, 120, "there is load")
         agent.kill()
         killed = time.monotonic()
-        await auntil(lambda: not any(is_alive(one) for one in tree), 10, "its vLLM is gone")
+        await auntil(lambda: not any(is_alive(one) for one in tree), 60, "its vLLM is gone")
         gone = time.monotonic() - killed
         assert process_group(vllm.pid) == []
-        await auntil(lambda: fleet.serve.times_ready("smollm2-1") > before, 300, "a new agent serves", interval=0.5)
-        await auntil(lambda: fleet.states()["smollm2-1"] == "ready", 30, "routers know")
-        back = time.monotonic() - killed
+        await auntil(lambda: _loads_anew(fleet, agent), 120, "a new agent loads a new vLLM")
+        anew = time.monotonic()
+        await auntil(lambda: load.requests.failures or load.requests.within(anew) > 2, 120, "further answers")
     assert load.requests.failures == []
     assert load.unlisted == 0
-    assert fleet.serve.agent("smollm2-1") != agent
-    record_property("figure", f"kill -9 of an agent: its vLLM gone after {gone:.1f} s, back after {back:.0f} s")
+    record_property(
+        "figure", f"kill -9 of an agent: its vLLM gone after {gone:.1f} s, {anew - killed:.1f} s to the next"
+    )
 
 
-async def test_killing_vllama_serve_lets_streams_finish(fleet: Fleet, record_property: Figures) -> None:
-    """The kernel sends SIGTERM to its children when it dies, so they drain."""
+async def test_killing_vllama_serve_lets_streams_finish(survivors: Fleet, record_property: Figures) -> None:
+    """The kernel sends SIGTERM to its children when it dies, so they drain. A vLLM that only loads ends as well."""
+    fleet = survivors
     async with streaming(f"{fleet.url}/api/chat", chat_body(60), SLOTS, "orphans") as (streams, tasks):
-        await auntil(lambda: all(one.has_content for one in streams), 60, "they stream")
-        assert len(fleet.serve.descendants()) >= 12
+        await auntil(lambda: all(one.has_content for one in streams), 240, "they stream")
+        assert len(fleet.serve.descendants()) >= 9
         fleet.serve.signal(signal.SIGKILL)
         await asyncio.gather(*tasks)
         done = time.monotonic()
     assert all(one.complete for one in streams)
-    await asyncio.to_thread(fleet.serve.wait_gone, 15)
+    await asyncio.to_thread(fleet.serve.wait_gone, 60)
     left = time.monotonic() - done
     record_property("figure", f"kill -9 of vllama serve: nothing left {left:.1f} s after the last of {SLOTS} streams")
 
 
-async def _full(fleet: Fleet) -> bool:
-    workers = await asyncio.to_thread(fleet.workers)
-    full = all(workers[name]["running"] == SLOTS for name in ("smollm2-0", "smollm2-1"))
-    return full and await asyncio.to_thread(fleet.queued) > 0
+def _flowing(streams: list[Stream], tasks: list[asyncio.Task[None]]) -> list[Stream]:
+    return [one for one, task in zip(streams, tasks, strict=True) if one.has_content and not task.done()]
+
+
+def _loads_anew(fleet: Fleet, before: psutil.Process) -> bool:
+    """Return True if another agent has started its guardian, and that one vLLM."""
+    agent = fleet.serve.find("vllama_pool.router.cli.main", DOOMED)
+    return agent is not None and agent != before and len(agent.children(recursive=True)) >= 2
 
 
 def _note(fleet: Fleet) -> str:
