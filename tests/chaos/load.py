@@ -134,7 +134,7 @@ class Load:
             finally:
                 self._leaving.set()
 
-    async def until_complete(self, count: int, timeout: float = 20.0) -> None:
+    async def until_complete(self, count: int, timeout: float = 60.0) -> None:
         """Wait until as many further requests have ended."""
         target, deadline = len(self.outcomes) + count, time.monotonic() + timeout
         while len(self.outcomes) < target:

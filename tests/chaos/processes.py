@@ -231,19 +231,19 @@ class Agent(Child):
     async def stats(self) -> dict[str, Any]:
         """Return the worker's own counters; empty while it does not answer."""
         with contextlib.suppress(httpx.HTTPError):
-            async with httpx.AsyncClient(trust_env=False, timeout=2) as http:
+            async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
                 found: dict[str, Any] = (await http.get(f"{self.url}/simulated/stats")).json()
                 return found
         return {}
 
     async def date(self) -> str:
         """Return the Date header of the worker, whose clock is that of its agent."""
-        async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=15) as http:
             return str((await http.get(f"{self.url}/health")).headers["date"])
 
     async def set_faults(self, *faults: Mapping[str, Any]) -> None:
         """Replace the worker's faults, in the JSON of workers/simulated/faults.py."""
-        async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=15) as http:
             answer = await http.post(f"{self.url}/simulated/faults", content=json.dumps(list(faults)))
             answer.raise_for_status()
 

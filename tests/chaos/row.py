@@ -264,7 +264,7 @@ class Stage:
         scene = Scene(running, self._full, self._patience, row.name)
         start = time.monotonic()
         try:
-            problem = await ended(row.run(scene), FULL_LIMIT if self._full else LIMIT)
+            problem = await ended(row.run(scene), (FULL_LIMIT if self._full else LIMIT) * self._patience)
         finally:
             await scene.resources.aclose()
         if isinstance(problem, Skipped):

@@ -13,8 +13,8 @@ from tests.chaos.report import details, summary, table
 
 pytestmark = [pytest.mark.load, pytest.mark.timeout(400)]
 
-ROWS = ("F1", "F3", "F4", "F7", "F13", "F33")
-"""Workers, engines and registries that fail, in a minute."""
+ROWS = ("F1", "F3", "F4", "F13", "F33", "F7")
+"""Workers, engines and registries that fail, in a minute. A dead engine is last: it takes the longest to mend."""
 PATIENCE = 3.0
 """For a machine that is shared. Nothing that is lost is forgiven."""
 
@@ -22,7 +22,8 @@ PATIENCE = 3.0
 async def test_no_fault_of_the_matrix_loses_a_request(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    findings = await run(chosen(ROWS), tmp_path, full=False, patience=PATIENCE)
+    rows = sorted(chosen(ROWS), key=lambda row: ROWS.index(row.name))
+    findings = await run(rows, tmp_path, full=False, patience=PATIENCE)
     record_property("figure", f"{table(findings)}\n{summary(findings)}")
     failed = [finding for finding in findings if finding.problems]
     assert not failed, details(failed)
