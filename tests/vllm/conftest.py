@@ -193,11 +193,15 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     made.stop()
 
 
+@pytest.fixture(scope="session")
+def smollm2_spec(smollm2: Path) -> Spec:
+    return Spec("smollm2:135m", smollm2, ("--max-model-len", "2048", "--max-num-seqs", "8", *METRICS))
+
+
 @pytest.fixture
-def smollm2_vllm(servers: Servers, smollm2: Path) -> VllmServer:
+def smollm2_vllm(servers: Servers, smollm2_spec: Spec) -> VllmServer:
     """SmolLM2 as smollm2:135m, 2048 tokens of context, 8 slots."""
-    flags = ("--max-model-len", "2048", "--max-num-seqs", "8", *METRICS)
-    return servers.get(Spec("smollm2:135m", smollm2, flags))
+    return servers.get(smollm2_spec)
 
 
 @pytest.fixture

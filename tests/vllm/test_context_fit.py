@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.support.entry_requests import GENERATED, Asked
 from tests.support.fleet.live import PATIENT, fleet
 from tests.support.operations import Request, is_whole
-from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, Servers, Spec, VllmServer
 from vllama_pool.config.routing.table import RoutingTable, parse
+
+# The mark puts these tests into the servers' group: fixtures of the module cannot name them.
+pytestmark = [
+    pytest.mark.usefixtures("configured_vllm", "tiny_qwen3_vllm"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 SMALL, LARGE = 256, 1024
 
@@ -30,9 +36,13 @@ workers:
     )
 
 
-@pytest.fixture
-async def asked(tmp_path: Path, configured_vllm: VllmServer, tiny_qwen3_vllm: VllmServer) -> AsyncIterator[Asked]:
-    async with fleet(tmp_path, {}, table=table(configured_vllm, tiny_qwen3_vllm), **PATIENT) as running:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def asked(
+    tmp_path_factory: pytest.TempPathFactory, servers: Servers, configured_spec: Spec, tiny_qwen3_spec: Spec
+) -> AsyncIterator[Asked]:
+    """One router for all tests, because each asks vLLM for its abilities."""
+    both = table(servers.get(configured_spec), servers.get(tiny_qwen3_spec))
+    async with fleet(tmp_path_factory.mktemp("router"), {}, table=both, **PATIENT) as running:
         running.http.timeout = httpx.Timeout(ANSWER_TIMEOUT)
         yield Asked(running)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.support.entry_requests import (
     CALLERS,
@@ -24,8 +24,11 @@ from tests.support.entry_requests import (
 from tests.support.fleet.live import PATIENT, fleet
 from tests.support.operations import Request, is_whole
 from tests.support.until import auntil
-from tests.support.vllm.servers import ANSWER_TIMEOUT, VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, Servers, Spec, VllmServer, frozen
 from vllama_pool.config.routing.table import RoutingTable, parse
+
+# The mark puts these tests into the server's group: fixtures of the module cannot name it.
+pytestmark = [pytest.mark.usefixtures("smollm2_vllm"), pytest.mark.asyncio(loop_scope="module")]
 
 TEXT = "Answer in rhymes, and never mention the weather."
 CHAT = GENERATED[0]
@@ -38,7 +41,7 @@ models:
   plain: {{serve: "{server.model}"}}
   told: {{serve: "{server.model}", system: "{TEXT}"}}
   brief: {{serve: "{server.model}", limits: {{output: 5}}}}
-  small: {{serve: "{server.model}", limits: {{context: 100}}}}
+  small: {{serve: "{server.model}", limits: {{context: 64}}}}
   deaf: {{serve: "{server.model}", tools: ignore, options: {{num_predict: 5}}}}
   narrow: {{serve: "{server.model}", limits: {{concurrency: 1, queue: 1}}}}
   copied: {{serve: "{server.model}", shadow: {{model: brief, share: 1.0}}}}
@@ -48,9 +51,11 @@ workers:
     )
 
 
-@pytest.fixture
-async def asked(tmp_path: Path, smollm2_vllm: VllmServer) -> AsyncIterator[Asked]:
-    async with fleet(tmp_path, {}, table=table(smollm2_vllm), **PATIENT) as running:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def asked(tmp_path_factory: pytest.TempPathFactory, servers: Servers, smollm2_spec: Spec) -> AsyncIterator[Asked]:
+    """One router for all tests, because each asks vLLM for its abilities."""
+    served = table(servers.get(smollm2_spec))
+    async with fleet(tmp_path_factory.mktemp("router"), {}, table=served, **PATIENT) as running:
         running.http.timeout = httpx.Timeout(ANSWER_TIMEOUT)
         yield Asked(running)
 
@@ -64,13 +69,13 @@ async def test_answers_and_contexts_stay_within_the_entrys_limits(asked: Asked, 
     for fields in ({} if request_.path != "/v1/messages" else most(request_, 50), most(request_, 5000)):
         response, record = await asked.ask(request_, "small", **fields)
         assert is_whole(request_, response), (fields, response.text)
-        assert record["prompt_tokens"] + record["completion_tokens"] <= 100, fields
+        assert record["prompt_tokens"] + record["completion_tokens"] <= 64, fields
     response, record = await asked.ask(request_, "small", **long(request_))
     if request_.path.startswith("/api/"):
         assert is_whole(request_, response), response.text
-        assert 0 < record["prompt_tokens"] <= 100
+        assert 0 < record["prompt_tokens"] <= 64
     else:
-        assert (response.status_code, "100" in response.json()["error"]["message"]) == (400, True)
+        assert (response.status_code, "64" in response.json()["error"]["message"]) == (400, True)
 
 
 @pytest.mark.parametrize("request_", CHATS, ids=map(str, CHATS))
@@ -95,13 +100,22 @@ async def test_ignored_tools_and_calls_of_earlier_turns_get_an_answer(asked: Ask
     assert await asked.prompt(request_, "deaf", **told) > alone
 
 
-async def test_no_more_requests_of_an_entry_are_in_progress_than_its_limit(asked: Asked) -> None:
-    async def ask() -> int:
-        response, _ = await asked.ask(CHAT, "narrow", options={"num_predict": 40})
-        return response.status_code
+async def test_no_more_requests_of_an_entry_are_in_progress_than_its_limit(
+    asked: Asked, servers: Servers, smollm2_spec: Spec
+) -> None:
+    """The engine is frozen, so that the first request is in progress until two others are refused."""
+    statuses: list[int] = []
 
-    statuses = await asyncio.gather(*(ask() for _ in range(4)))
-    assert sorted(statuses) == [200, 200, 503, 503]
+    async def ask() -> None:
+        response, _ = await asked.ask(CHAT, "narrow", options={"num_predict": 5})
+        statuses.append(response.status_code)
+
+    async with asyncio.TaskGroup() as tasks:
+        with frozen(servers.get(smollm2_spec, own=True).engine()):
+            for _ in range(4):
+                tasks.create_task(ask())
+            await auntil(lambda: len(statuses) >= 2, 60, "two requests to be refused")
+    assert statuses == [503, 503, 200, 200]
 
 
 async def test_copies_are_answered_with_the_settings_of_their_own_entry(asked: Asked) -> None:

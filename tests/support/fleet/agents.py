@@ -9,12 +9,10 @@ import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.fleet.live import PATIENT_ENV
-from tests.support.ports import free_ports
 from tests.support.until import auntil
 from tests.support.vllm.simulated import COMMAND
 from vllama_pool.workers.process.lifeline import die_with_parent
@@ -66,15 +64,6 @@ async def agent(
             process.kill()
         await process.wait()
         await reading
-
-
-def vllm_agent(
-    program: Sequence[str], model: Path, *flags: str, state_dir: Path
-) -> AbstractAsyncContextManager[AgentProcess]:
-    """Run `vllama worker` named w with this model on a real vLLM with one thread."""
-    args = ("--model", str(model), "--name", "w", "--port", str(free_ports()), "--", *flags)
-    env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **PATIENT_ENV}
-    return agent(*args, state_dir=state_dir, env=env, program=program)
 
 
 async def _read(stream: asyncio.StreamReader | None, lines: list[str]) -> None:
