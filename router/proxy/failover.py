@@ -91,13 +91,11 @@ class Failover:
                 try:
                     await self._seat.wait_for_worker(request, self._call, self._shared.upstream.clock)
                 except ServerBusy as busy:
-                    absent, resolution = request.turn.absent, self._call.resolution
-                    error = resolution.no_worker() if absent and not resolution.starts_from_zero else busy
-                    if not await self._fall_back(error, "no_worker" if absent else "overloaded"):
+                    if not await self._fall_back_after_wait(busy, absent=request.lost_workers):
                         raise self._take_error() from None
                     return None
                 if request.refusal is not None:
-                    raise request.refusal
+                    raise request.take_refusal()
                 if request.answer is not None:
                     return request.answer
         if self._taken is None:
@@ -176,6 +174,12 @@ class Failover:
         failure = decision.failure
         return 0.0 if await self._fall_back(client_error(failure), reason_of(failure)) else None
 
+    async def _fall_back_after_wait(self, busy: ServerBusy, *, absent: bool) -> bool:
+        """No worker had room in time. `absent`: none was healthy."""
+        resolution = self._call.resolution
+        error = resolution.no_worker() if absent and not resolution.starts_from_zero else busy
+        return await self._fall_back(error.with_traceback(None), "no_worker" if absent else "overloaded")
+
     async def _fall_back_without_worker(self) -> bool:
         """No worker of the model is left."""
         failures = self.recover().failures
@@ -198,7 +202,7 @@ class Failover:
                 if queue is not None:
                     await seat.wait_in(queue, call, self._shared.upstream.clock)
             except ServerBusy as busy:
-                error, reason = busy, "overloaded"
+                error, reason = busy.with_traceback(None), "overloaded"
                 seat.leave()
             else:
                 return True

@@ -153,7 +153,7 @@ class InFlight:
                 try:
                     return await attempt.run()
                 except Interrupted as interrupted:
-                    await self._resume(attempt, attempt.replica, interrupted)
+                    await self._resume(attempt, attempt.replica, interrupted.with_traceback(None))  # as below
                     return None
                 except (TransportError, AttemptFailed) as error:
                     failure = transport_failure(error) if isinstance(error, TransportError) else error

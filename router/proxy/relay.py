@@ -167,6 +167,7 @@ class Relay:
         """Stop waiting for the client. Idempotent."""
         if self._drain is not None:
             self._drain.cancel()
+            self._drain = None  # the error of a cancelled task refers to this: no garbage to collect
 
     # before the client's response begins
 

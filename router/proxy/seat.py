@@ -80,11 +80,15 @@ class Seat:
 
     async def wait_for_worker(self, request: WaitingRequest, call: ForwardRequest, clock: Clock) -> None:
         """Wait until the request has taken a worker, or does not wait any more. Raises ServerBusy."""
-        self._turn = turn = request.turn
+        self._turn = turn = WorkerTurn(request.take, request.next_change, request.patience)
         record = call.decision.record
         waited = record.queue_ms / 1000
         waiting = turn.wait_in(self.workers, _tenant(call), request.kind, waited, absent=request.absent)
-        await _timed(waiting, record, clock)
+        try:
+            await _timed(waiting, record, clock)
+        finally:
+            self._turn = None  # it refers to the request, which refers to this seat: no garbage to collect
+            request.lost_workers = turn.absent
 
     def stop_waiting(self) -> None:
         """The client is gone, or the request's time is over. Idempotent."""

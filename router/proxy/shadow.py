@@ -184,6 +184,7 @@ class Shadows:
 
     def _ended(self, task: asyncio.Task[None], ended: ShadowCopy, aim: _Aim) -> None:
         self._tasks.discard(task)
+        ended.task = None  # the error of a cancelled one refers to the copy
         self._in_progress[aim.entry, aim.target] -= 1
         if task.cancelled():
             ended.record.outcome = STOPPED
@@ -243,6 +244,7 @@ class ShadowCopy:
             self.record.outcome = UNSUITABLE
         finally:
             attempt.close()
+            self._attempt = None  # it refers to this: no garbage to collect
             self.record.total_ms = self._elapsed()
 
     def stop(self) -> None:

@@ -14,7 +14,7 @@ from vllama_pool.router.errors import ClientError, NoWorker
 from vllama_pool.router.protocol.operation import DirectResponse
 from vllama_pool.router.proxy.collaborators import Shared
 from vllama_pool.router.proxy.forward_request import ForwardRequest
-from vllama_pool.router.proxy.worker_turn import PATIENCE, Taking, WorkerTurn
+from vllama_pool.router.proxy.worker_turn import PATIENCE, Taking
 from vllama_pool.router.routing.resolution import Resolution, UnknownModel
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class WaitingRequest:
     """Made when a request finds no worker with room: most requests need none."""
 
-    __slots__ = ("_begin", "_call", "_excluded", "_shared", "answer", "refusal", "turn")
+    __slots__ = ("_begin", "_call", "_excluded", "_shared", "answer", "lost_workers", "refusal")
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class WaitingRequest:
         """Of a request that needs no worker, as it turned out when one had joined."""
         self.refusal: ClientError | None = None
         """The model that has come cannot do what the request asks for."""
-        is_fallback = call.resolution.asked is not None
-        self.turn = WorkerTurn(self._take, self._next_change, 0.0 if is_fallback else PATIENCE)
+        self.lost_workers = False
+        """The model had no healthy worker at the end of the wait, as far as those that waited had noticed."""
 
     def __repr__(self) -> str:
         return f"<WaitingRequest for {self._call.resolution.model!r}>"
@@ -75,9 +75,12 @@ class WaitingRequest:
             return ANY_WORKER
         return found.group
 
-    # internal
+    @property
+    def patience(self) -> float:
+        """As in `WorkerTurn`."""
+        return 0.0 if self._call.resolution.asked is not None else PATIENCE
 
-    def _take(self) -> Taking:
+    def take(self) -> Taking:
         """Begin an attempt on a healthy worker with room."""
         if not self._call.resolution.serving and not self._renew():
             return Taking.ABSENT
@@ -93,6 +96,19 @@ class WaitingRequest:
         self._begin(replica)
         return Taking.TAKEN
 
+    def take_refusal(self) -> ClientError:
+        """Return the refusal, and forget it: its traceback will refer to the request."""
+        refusal, self.refusal = self.refusal, None
+        assert refusal is not None  # the caller has seen it
+        return refusal
+
+    def next_change(self) -> float:
+        """Return the time at which, without an event, other workers may be candidates."""
+        now = self._now()
+        return min((group.next_change(now) for group in self._call.resolution.groups), default=float("inf"))
+
+    # internal
+
     def _renew(self) -> bool:
         """Resolve the name anew: all workers have left, and others may have come. Return False if none has."""
         call = self._call
@@ -107,11 +123,6 @@ class WaitingRequest:
         except ClientError as refusal:
             self.refusal = refusal.with_traceback(None)
         return True
-
-    def _next_change(self) -> float:
-        """Return the time at which, without an event, other workers may be candidates."""
-        now = self._now()
-        return min((group.next_change(now) for group in self._call.resolution.groups), default=float("inf"))
 
     def _find(self, excluded: Collection[str]) -> Found | None:
         return find(self._call.resolution.groups, excluded, self._now(), self._call.demand)

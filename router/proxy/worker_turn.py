@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from enum import Enum, auto
 
 from vllama_pool.router.admission.tenant import Tenant
+from vllama_pool.router.admission.turns import Absence
 from vllama_pool.router.admission.worker_queue import Place, QueueBounds, WorkerQueue
 
 PATIENCE = 30.0
@@ -28,7 +29,10 @@ class WorkerTurn:
     """Waits in the queue of one model, once. Its place is given up at its turn, at the end of its time, or when the
     client leaves, whichever comes first."""
 
-    __slots__ = ("_bounds", "_due", "_over", "_patience", "_place", "_queue", "_since", "_take", "_taken", "_timers")
+    __slots__ = (
+        *("_absence", "_bounds", "_due", "_over", "_patience", "_place", "_queue", "_since", "_take", "_taken"),
+        "_timers",
+    )
 
     def __init__(self, take: Callable[[], Taking], due: Callable[[], float], patience: float = PATIENCE) -> None:
         """`due`: see `Waiter`. `patience`: see PATIENCE."""
@@ -37,6 +41,9 @@ class WorkerTurn:
         self._patience = patience
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._place: Place | None = None
+        """None before the wait, and after it: a place refers to its turn."""
+        self._absence = Absence()
+        """That of the line, from `wait_in` on."""
         self._queue: WorkerQueue | None = None
         self._bounds = QueueBounds(0)
         self._since = 0.0
@@ -49,12 +56,11 @@ class WorkerTurn:
     @property
     def absent(self) -> bool:
         """True if the model has no healthy worker, as far as those that wait have noticed."""
-        return self._place is not None and self._place.line.absence.since is not None
+        return self._absence.since is not None
 
     def take(self) -> bool:
         """Called by the queue."""
-        assert self._place is not None  # it waits
-        taking, absence, now = self._take(), self._place.line.absence, self._now()
+        taking, absence, now = self._take(), self._absence, self._now()
         absence.note(now, absent=taking is Taking.ABSENT)
         if absence.since is not None and self._bounds.start is None:
             left = absence.since + self._patience - now
@@ -78,17 +84,20 @@ class WorkerTurn:
 
         Raises ServerBusy.
         """
-        self._place, self._queue, self._bounds = queue.join(self, tenant, kind, absent=absent), queue, queue.bounds
+        place = self._place = queue.join(self, tenant, kind, absent=absent)
+        self._absence, self._queue, self._bounds = place.line.absence, queue, queue.bounds
         self._since = self._now() - waited
         if absent:
-            self._place.line.absence.note(self._now(), absent=True)
+            self._absence.note(self._now(), absent=True)
         self._keep_time()
         try:
             await self._over
         finally:
-            self._place.end()
+            place.end()
             for timer in self._timers.values():
                 timer.cancel()
+            self._timers.clear()  # these and the place refer to the turn: no garbage to collect
+            self._place = None
         if not self._taken:
             raise queue.busy(absent=self.absent)
 
@@ -116,8 +125,7 @@ class WorkerTurn:
 
     def _longest(self) -> float | None:
         """Return the longest wait: longer for requests that have waited while the model had no worker."""
-        assert self._place is not None
-        wait, start, absence = self._bounds.wait, self._bounds.start, self._place.line.absence
+        wait, start, absence = self._bounds.wait, self._bounds.start, self._absence
         if start is None or not absence.touched(self._since):
             return wait
         return max(start, wait or 0.0) if absence.since is not None or wait is not None else None

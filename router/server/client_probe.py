@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -93,7 +94,7 @@ class ResponseStart:
 
     def __init__(self, cycle: RequestResponseCycle, *, http10: bool = False) -> None:
         self.written = 0
-        self._cycle = cycle
+        self._cycle = weakref.ref(cycle)  # its transport is this: no garbage if its client leaves
         self._transport = cycle.transport
         self._http10 = http10
 
@@ -105,7 +106,8 @@ class ResponseStart:
         self.written += 1
 
     def write(self, data: bytes) -> None:
-        self._cycle.transport = self._transport
+        if (cycle := self._cycle()) is not None:
+            cycle.transport = self._transport
         if self._http10 and data.startswith(_VERSION):
             data = _VERSION_1_0 + data[len(_VERSION) :]
         self._transport.write(data[self.written :])

@@ -128,6 +128,7 @@ class UpstreamClient:
             raise ConnectFailed(f"{where}: {why}") from error
         finally:
             self._connecting.discard(attempt)
+            del attempt  # it refers to the task, and so to the error of a cancelled one: no garbage to collect
             self._pool.changed.set()
         if connection.closed:
             raise ConnectionLost(f"{where}: closed as soon as it was connected")

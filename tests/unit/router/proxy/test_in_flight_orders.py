@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.forwarding import CHAT, END, HI, ROLE, Fleet
+from tests.support.garbage import watch_garbage
 from tests.support.protocol import event
 from tests.support.upstream import FakeClient, FakeExchange
 from vllama_pool.router.admission.admission import RequestLimits
@@ -174,17 +174,17 @@ def test_a_request_ends_once_and_releases_everything_once_whatever_happens(
 ) -> None:
     async def scenario() -> None:
         scene = Scenario(stream=stream, preflight=preflight, queued=queued)
-        await asyncio.sleep(0)
-        for name in (*beginning, *names):
-            await scene.happen(name)
-        result = await scene.end()
-        for _ in range(3):
+        with watch_garbage() as garbage:
             await asyncio.sleep(0)
-        scene.check(result)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        errors = scene.errors
-        del scene
-        gc.collect(1)
-        assert errors == []
+            for name in (*beginning, *names):
+                await scene.happen(name)
+            result = await scene.end()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            scene.check(result)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            del result, scene.task, scene.fleet.in_flight
+        assert scene.errors == []
+        assert garbage == []
 
     asyncio.run(scenario())

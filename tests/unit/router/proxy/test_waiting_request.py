@@ -12,6 +12,7 @@ from vllama_pool.router.admission.worker_queue import ANY_WORKER
 from vllama_pool.router.balance.lease import ABANDONED, Lease
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.proxy.waiting_request import WaitingRequest
+from vllama_pool.router.proxy.worker_turn import WorkerTurn
 
 
 class Waiting:
@@ -27,7 +28,7 @@ class Waiting:
 
     async def start(self) -> asyncio.Task[None]:
         """Return the wait, once the queue has tried to give the request its turn."""
-        turn = self.request.turn
+        turn = WorkerTurn(self.request.take, self.request.next_change, self.request.patience)
         task = asyncio.create_task(turn.wait_in(self._queue, ANYBODY, self.request.kind, 0.0))
         await auntil(lambda: self._queue.sought == 1)
         for _ in range(5):

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.support.garbage import watch_garbage
 from tests.support.until import auntil
 from vllama_pool.router.server.client_probe import RESPONSE_START, ClientProbe, ResponseStart
 
 RESPONSE = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+class Cycle:
+    """A request and its response."""
+
+    response_started = False
+
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
 
 
 class Served:
@@ -24,7 +33,7 @@ class Served:
             self._accepted, _ = listening.accept()
         self.client.setblocking(False)
         self.aborted = self.half_closed = False
-        self.cycle: Any = SimpleNamespace(transport=self, response_started=False)
+        self.cycle: Any = Cycle(self)
         self.waiting = self.cycle
         loop = asyncio.get_running_loop()
         transport: Any = self
@@ -96,6 +105,15 @@ async def test_nothing_is_written_into_a_response(served: Served) -> None:
     served.client.shutdown(socket.SHUT_WR)
     await auntil(lambda: served.half_closed, 5, "the end of stream")
     assert served.cycle.transport is served
+
+
+@pytest.mark.parametrize("http10", [False, True])
+async def test_a_client_that_leaves_before_its_response_leaves_no_garbage(served: Served, http10: bool) -> None:
+    with watch_garbage() as garbage:
+        cycle: Any = Cycle(served)
+        cycle.transport = ResponseStart(cycle, http10=http10)
+        del cycle
+    assert garbage == []
 
 
 async def test_it_ends_with_the_response(served: Served) -> None:

@@ -1,4 +1,4 @@
-"""The connection pool: which idle connection is acquired, and which are closed."""
+"""The connection pool: which idle connection is acquired, and which are closed; and connects that are cancelled."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import asyncio
 
 import pytest
 
+from tests.support.clients.exchanges import RecordingSink, begin, connections
 from tests.support.clients.fake_transport import FakeTransport
-from vllama_pool.router.upstream.client import ConnectionPool
+from tests.support.garbage import watch_garbage
+from tests.support.until import auntil
+from vllama_pool.router.upstream.client import ConnectionPool, UpstreamClient
 from vllama_pool.router.upstream.connection import UpstreamConnection
 from vllama_pool.router.upstream.interface import Endpoint
 
@@ -101,3 +104,18 @@ async def test_a_connection_released_after_close_is_aborted() -> None:
     pool.release(connection)
     assert transport.aborted
     assert pool.idle == 0
+
+
+async def test_a_cancelled_connect_leaves_no_garbage() -> None:
+    async def resolve(host: str, port: int) -> list[str]:
+        resolving.set()
+        return await asyncio.get_running_loop().create_future()
+
+    resolving, client = asyncio.Event(), UpstreamClient(resolver=resolve)
+    with watch_garbage() as garbage:
+        exchange = begin(client, WORKER, RecordingSink(), "POST", body=b"x")
+        await resolving.wait()
+        exchange.close()
+        del exchange
+        await auntil(lambda: connections(client).connecting == 0)
+    assert garbage == []
