@@ -28,7 +28,7 @@ from tests.bench.rig import ROOT
 from tests.bench.running import Watch
 from tests.bench.streams import Request, Round, run
 from tests.support.fleet.attached import system
-from tests.support.vllm.servers import Spec, start
+from tests.support.vllm.servers import Spec, spawn, start
 
 VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
 MODEL = ROOT / ".models" / "smollm2-135m-instruct"
@@ -162,7 +162,7 @@ def compare(choice: argparse.Namespace) -> list[Pair]:
     with tempfile.TemporaryDirectory(dir=WORK, prefix="real-") as folder:
         if choice.pin:
             os.sched_setaffinity(0, {ROUTER_CORE})
-        server = start(command, Spec(NAME, choice.model.resolve(), FLAGS), Path(folder))
+        server = start(spawn(command), Spec(NAME, choice.model.resolve(), FLAGS), Path(folder))
         try:
             with system(Path(folder), server) as url:
                 put_ahead([os.getpid(), *descendants(os.getpid())])

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.support.fleet.live import PATIENT, Fleet, fleet
-from tests.support.vllm.servers import ANSWER_TIMEOUT, Servers, Spec, VllmServer
+from tests.support.vllm.servers import ANSWER_TIMEOUT, PreparedProcess, Servers, Spec, VllmServer
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
@@ -187,10 +187,12 @@ def tiny_vision() -> Path:
 def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Starts servers, and stops all of them after the last test."""
     running = [url for url in os.environ.get("VLLAMA_TEST_VLLM_URL", "").split(",") if url]
-    made = Servers(lambda: request.getfixturevalue("vllm_command"), tmp_path_factory.mktemp("vllm"), running=running)
+    prepared = PreparedProcess(lambda: Path(request.getfixturevalue("vllm_command")[0]).with_name("python"))
+    made = Servers(prepared, tmp_path_factory.mktemp("vllm"), running=running)
     request.session.stash[SERVERS] = made
     yield made
     made.stop()
+    prepared.stop()
 
 
 @pytest.fixture(scope="session")

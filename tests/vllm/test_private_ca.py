@@ -14,7 +14,7 @@ import trustme
 from tests.support.fleet.live import PATIENT, Fleet, fleet
 from tests.support.tables import routing_table
 from tests.support.until import auntil
-from tests.support.vllm.servers import ANSWER_TIMEOUT, Spec, VllmServer, start
+from tests.support.vllm.servers import ANSWER_TIMEOUT, Servers, Spec, VllmServer
 from vllama_pool.config.routing.table import RoutingTable
 
 CHAT: dict[str, Any] = {
@@ -31,7 +31,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="module")
 def tls_vllm(
-    authority: trustme.CA, vllm_command: list[str], tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory
+    authority: trustme.CA, servers: Servers, tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[VllmServer]:
     """Its certificate is for localhost alone."""
     folder = tmp_path_factory.mktemp("tls")
@@ -40,7 +40,7 @@ def tls_vllm(
     issued.private_key_pem.write_to_path(str(key))
     certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
     flags = ("--max-model-len", "512", "--ssl-keyfile", str(key), "--ssl-certfile", str(certificate))
-    server = start(vllm_command, Spec("tiny-qwen3", tiny_qwen3, flags), folder)
+    server = servers.get(Spec("tiny-qwen3", tiny_qwen3, flags), own=True)
     yield server
     server.stop()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import httpx
 import psutil
 
 from tests.support.ports import free_ports
-from tests.support.processes import GroupGuard, process_group
+from tests.support.processes import GroupGuard, is_alive, process_group
 from tests.support.until import until
 from vllama_pool.workers.process.lifeline import die_with_parent
 
+ROOT = Path(__file__).resolve().parents[3]
 START_TIMEOUT = 420.0
 STOP_TIMEOUT = 20.0
 ANSWER_TIMEOUT = 300.0
@@ -30,8 +32,12 @@ CI_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
-"""Small, offline, without compilation (ten seconds per first request), and not all bound to the first core."""
+"""Small, offline, without compilation (ten seconds per first request), not all bound to the first core, and with the
+model in the process of the engine instead of a third one."""
+Launch = Callable[[Sequence[str], Mapping[str, str], Path], psutil.Process]
+"""(arguments of vLLM, further environment, log) -> the process, which leads its group"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Spec:
 class VllmServer:
     """A running server. It has no process if the caller did not start it."""
 
-    def __init__(self, spec: Spec, url: str, process: subprocess.Popen[bytes] | None, log: Path | None) -> None:
+    def __init__(self, spec: Spec, url: str, process: psutil.Process | None, log: Path | None) -> None:
         self.spec = spec
         self.url = url
         self.process = process
@@ -63,11 +69,11 @@ class VllmServer:
 
     @property
     def alive(self) -> bool:
-        return self.process is None or self.process.poll() is None
+        return self.process is None or is_alive(self.process)
 
     def engine(self) -> psutil.Process:
         assert self.process is not None
-        return engine_of(psutil.Process(self.process.pid))
+        return engine_of(self.process)
 
     def log(self) -> str:
         """Return the end of the log."""
@@ -79,10 +85,9 @@ class VllmServer:
             return
         if self._guard is not None:
             self._guard.release()
-        if self.process.poll() is None:
+        with contextlib.suppress(psutil.Error):
             self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_TIMEOUT)
+            self.process.wait(STOP_TIMEOUT)
         # The engine can outlive its server by seconds; both are in the server's process group.
         group = self.process.pid
         until(lambda: not _kill_group(group), STOP_TIMEOUT, f"the end of process group {group}")
@@ -105,21 +110,64 @@ def frozen(engine: psutil.Process) -> Iterator[None]:
         engine.resume()
 
 
-def start(command: Sequence[str], spec: Spec, logs: Path) -> VllmServer:
+def spawn(command: Sequence[str]) -> Launch:
+    """Return a launch of this program."""
+
+    def launch(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> psutil.Process:
+        with log.open("wb") as out:
+            return psutil.Popen(
+                [*command, *arguments],
+                env={**os.environ, **CI_ENVIRONMENT, **env},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGTERM),
+            )
+
+    return launch
+
+
+class PreparedProcess:
+    """Launches servers by forks of one process that has imported vLLM. See `prepared_process`.
+
+    `python`: vLLM's interpreter. The process starts with the first server.
+    """
+
+    def __init__(self, python: Callable[[], Path]) -> None:
+        self._python = python
+        self._process: subprocess.Popen[str] | None = None
+
+    def __call__(self, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> psutil.Process:
+        """Raises OSError or ValueError if the process has ended."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [self._python(), "-m", "tests.support.vllm.prepared_process"],
+                cwd=ROOT,
+                env={**os.environ, **CI_ENVIRONMENT},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  it takes no locks
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = {"argv": ["vllm", *arguments], "env": dict(env), "log": str(log)}
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        return psutil.Process(int(self._process.stdout.readline()))
+
+    def stop(self) -> None:
+        """Idempotent."""
+        if self._process is not None:
+            self._process.communicate()
+
+
+def start(launch: Launch, spec: Spec, logs: Path) -> VllmServer:
     """Start a server and wait until it is ready. Raises AssertionError with its log."""
     port = free_ports()
     log = Path(tempfile.mkdtemp(dir=logs)) / "vllm.log"
-    line = [*command, "serve", str(spec.folder), "--served-model-name", spec.name]
-    line += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", *spec.flags]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            line,
-            env={**os.environ, **CI_ENVIRONMENT, **dict(spec.env)},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  it takes no locks
-        )
+    arguments = ["serve", str(spec.folder), "--served-model-name", spec.name]
+    arguments += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", *spec.flags]
+    process = launch(arguments, dict(spec.env), log)
     scheme = "https" if "--ssl-certfile" in spec.flags else "http"
     server = VllmServer(spec, f"{scheme}://127.0.0.1:{port}", process, log)
     try:
@@ -136,8 +184,8 @@ class Servers:
     `running`: URLs of other servers, used if they serve the model.
     """
 
-    def __init__(self, command: Callable[[], Sequence[str]], logs: Path, *, running: Sequence[str] = ()) -> None:
-        self._command = command
+    def __init__(self, launch: Launch, logs: Path, *, running: Sequence[str] = ()) -> None:
+        self._launch = launch
         self._logs = logs
         self._running = running
         self._alive: dict[Spec, VllmServer] = {}
@@ -151,7 +199,7 @@ class Servers:
             server.stop()
             server = None
         if server is None:
-            server = start(self._command(), spec, self._logs)
+            server = start(self._launch, spec, self._logs)
         self._alive[spec] = server
         return server
 
@@ -170,7 +218,7 @@ class Servers:
 
 def _is_ready(server: VllmServer) -> bool:
     if not server.alive:
-        raise AssertionError(f"vLLM with {server.model} ended with code {server.process and server.process.returncode}")
+        raise AssertionError(f"vLLM with {server.model} ended")
     try:
         return httpx.get(f"{server.url}/health", trust_env=False, verify=False, timeout=2.0).status_code == 200
     except httpx.TransportError:
