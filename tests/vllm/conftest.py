@@ -26,7 +26,6 @@ TIMEOUT = 900
 GROUPS = {
     "all_minilm_vllm": "thinker",
     "tiny_qwen3_vllm": "thinker",
-    "doomed_tiny_qwen3": "thinker",
     "smollm2_vllm": "chat",
     "smollm2_pair": "pair",
     "tiny_bert_vllm": "small",
@@ -223,13 +222,6 @@ def tiny_qwen3_spec(tiny_qwen3: Path) -> Spec:
 def tiny_qwen3_vllm(servers: Servers, tiny_qwen3_spec: Spec) -> VllmServer:
     """tiny-qwen3 with tools and thinking, 1024 tokens of context."""
     return servers.get(tiny_qwen3_spec)
-
-
-@pytest.fixture
-def doomed_tiny_qwen3(servers: Servers, tiny_qwen3_spec: Spec, tiny_qwen3_vllm: VllmServer) -> VllmServer:
-    """The same server, for a test that kills it; never one that runs outside of the tests."""
-    del tiny_qwen3_vllm  # groups this test with those of the server
-    return servers.get(tiny_qwen3_spec, own=True)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 MESSAGES = "/v1/messages"
-STREAM_ATTEMPTS = 3
+STREAM_ATTEMPTS = 10
 """vLLM joins the events that its front end is late for, on a busy machine."""
 RESPONSES = "/v1/responses"
 TOKENIZE = "/tokenize"
@@ -122,6 +122,13 @@ async def wait_for_requests(
         return _gauge(page, "running") + (_gauge(page, "waiting") if queued else 0) == count
 
     await auntil(reached, timeout, f"{count} requests in the engine of {url}")
+
+
+async def generated_tokens(client: httpx.AsyncClient, url: str) -> int:
+    """Return the number of tokens that the engine has generated, by its metrics."""
+    page = (await client.get(f"{url}/metrics")).text
+    found = re.search(r"^vllm:generation_tokens_total\{.*\} (\S+)$", page, re.MULTILINE)
+    return int(float(found[1])) if found else 0
 
 
 async def wait_for_status(

@@ -49,11 +49,6 @@ def thinking_pair(simulate: Simulate, tiny_qwen3_vllm: VllmServer) -> ServerPair
 
 
 @pytest.fixture
-def doomed_pair(simulate: Simulate, doomed_tiny_qwen3: VllmServer) -> ServerPair:
-    return simulate(doomed_tiny_qwen3)
-
-
-@pytest.fixture
 def no_system_pair(simulate: Simulate, no_system_vllm: VllmServer) -> ServerPair:
     return simulate(no_system_vllm, "--strict-template", "no-system")
 
