@@ -29,8 +29,9 @@ PYTEST = .venv/bin/python -m pytest -p tests.support.kinds
 # Tests of small systems mostly wait for beats and time-outs, so more of them run at once than there are cores. Nine are
 # fast; five tolerate a busy machine.
 SMALL = --dist worksteal -m "not vllm and not load and not netns $(WITHOUT)"
-# Tests on a real vLLM, those of one server in one process: a vLLM starts on one core while another answers.
-BY_SERVER = -n 2 --dist loadgroup -m "vllm and not main_job or netns"
+# Tests on a real vLLM, those of one server in one process: a vLLM starts on one core while another answers. The longest
+# groups come first, as tests/vllm/conftest.py orders them, and not those with the most tests.
+BY_SERVER = -n 2 --dist loadgroup --no-loadscope-reorder -m "vllm and not main_job or netns"
 # These measure what clients notice, so nothing runs beside them.
 ALONE = -m "main_job or load"
 

@@ -2,7 +2,8 @@
 
 A server starts when a test first asks for it, serves all later tests that share it, and ends before a test that does
 not. Tests of the same servers form a group: two groups may run side by side (`--dist loadgroup`). A start counts as
-part of the test that causes it, so tests may run longer here than elsewhere.
+part of the test that causes it, so tests may run longer here than elsewhere. All servers are forks of one process that
+has imported vLLM, so a start takes 3 s of CPU time; only agents start the program itself.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ HERE = Path(__file__).parent
 MODELS = ROOT / ".models"
 TIMEOUT = 900
 GROUPS = {
+    "smollm2_pair": "pair",
     "all_minilm_vllm": "thinker",
     "tiny_qwen3_vllm": "thinker",
     "smollm2_vllm": "chat",
-    "smollm2_pair": "pair",
+    "no_system_vllm": "templates",
+    "system_first_vllm": "templates",
+    "configured_vllm": "templates",
     "tiny_bert_vllm": "small",
     "tiny_vision_vllm": "small",
     "cross_encoder_vllm": "small",
     "strict_vllm": "strict",
-    "no_system_vllm": "templates",
-    "system_first_vllm": "templates",
-    "configured_vllm": "templates",
 }
 """The group of the tests that use a server. A group's tests run by their last server in this order, so that each server
-starts once, and those that end it come last. Longest group first, since groups start in the order of collection."""
+starts once. Short groups come last, so that two processes that take the groups in this order end together."""
 SERVERS: pytest.StashKey[Servers] = pytest.StashKey()
 METRICS = ("--enable-per-request-metrics", "--enable-prompt-tokens-details")
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
@@ -115,10 +116,10 @@ def _group(item: pytest.Item) -> str:
 
 
 def _rank(item: pytest.Item) -> int:
-    """Return the place of its group and, within that, of its last server. Tests without a shared server come last."""
+    """Return the place of its group and, within that, of its last server. Tests without a shared server come first."""
     ranks = list(GROUPS)
     used = [ranks.index(name) for name in _fixtures(item) & GROUPS.keys()]
-    return max(used, default=len(ranks))
+    return max(used, default=-1)
 
 
 def _needed(path: Path, what: str) -> Path:
