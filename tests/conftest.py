@@ -7,6 +7,7 @@ import signal
 import pytest
 from hypothesis import settings
 
+gc.disable()  # while thousands of tests are collected, which saves a quarter of that time
 pytest.register_assert_rewrite(
     *(f"tests.support.clients.{name}" for name in ("checks", "scenarios", "v1_scenarios")),
     *(f"tests.support.clients.{name}" for name in ("openai_scenarios", "anthropic_scenarios")),
@@ -36,5 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Spare the garbage collector thousands of tests and their modules: an eighth of the time of unit tests."""
+    gc.enable()
     gc.collect()
     gc.freeze()

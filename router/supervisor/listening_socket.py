@@ -18,8 +18,8 @@ HANDSHAKE = 0.05
 """Seconds for connections whose first packet has arrived."""
 CHECK_INTERVAL = 0.01
 """Seconds."""
-MAX_CHECKS = 100
-"""So the router processes have about a second to accept what is queued."""
+MAX_CHECKS = 500
+"""So the router processes have five seconds to accept what is queued: on a busy machine, they need more than one."""
 
 _SO_ATTACH_FILTER = 26
 _DROP_SYN = (

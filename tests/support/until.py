@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 INTERVAL = 0.02
 """Seconds between two calls of the condition."""
-MIN_TIMEOUT = 15.0
+MIN_TIMEOUT = 40.0
 """Seconds that every condition gets at least: a busy machine delays each step of a test by seconds."""
 
 

@@ -116,6 +116,7 @@ def connect(address: RedisAddress | str, reply_timeout: float = REPLY_TIMEOUT) -
         "socket_connect_timeout": LOCAL_CONNECT_TIMEOUT if address.path else CONNECT_TIMEOUT,
         "socket_timeout": reply_timeout,
         "retry": Retry(NoBackoff(), 0),
+        "driver_info": None,  # its commands, and the search for the library's version, would cost each connection time
     }
     pool = RegistryPool(
         address,

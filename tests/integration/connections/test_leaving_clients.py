@@ -26,7 +26,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NOTICED = 1.0
 """Seconds within which a client that left frees its worker."""
-SLOW = Options(model="slow:latest", tokens_per_second=20, ttft=0.01, answer_tokens=600)
+SLOW = Options(model="slow:latest", tokens_per_second=20, ttft=0.01, answer_tokens=3000)
+"""Its answers take longer than any wait of a test, so that a worker is free only if its client has left."""
 QUICK = Options(model="quick:latest", tokens_per_second=20, ttft=0.01, answer_tokens=12)
 VECTORS = Options(model="vectors:latest", embedding=True)
 TURN = [{"role": "user", "content": "hello"}]
@@ -94,7 +95,7 @@ class Client:
         return int.from_bytes(fcntl.ioctl(self._sock, request, bytes(4)), sys.byteorder)
 
     async def read(self, size: int = 2**16) -> bytes:
-        return await asyncio.wait_for(self._loop.sock_recv(self._sock, size), 15)
+        return await asyncio.wait_for(self._loop.sock_recv(self._sock, size), 30)
 
     async def read_all(self) -> bytes:
         received = bytearray()

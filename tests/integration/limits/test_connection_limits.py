@@ -31,13 +31,13 @@ class Client:
     async def ask(self, request: bytes = GET) -> bytes:
         """Return the status of one request's response."""
         self._writer.write(request)
-        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 10)
+        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 30)
         if b" 200 " in head:
             await self._reader.readexactly(len(b"ok"))
         return head.split(b" ")[1]
 
     async def rest(self) -> bytes:
-        return await asyncio.wait_for(self._reader.read(), 10)
+        return await asyncio.wait_for(self._reader.read(), 30)
 
     def close(self) -> None:
         self._writer.close()

@@ -70,7 +70,7 @@ async def received(client: socket.socket) -> bytes:
     """Return what there is until the connection ends, also by a reset."""
     loop, data = asyncio.get_running_loop(), bytearray()
     try:
-        while piece := await asyncio.wait_for(loop.sock_recv(client, 65_536), 20):
+        while piece := await asyncio.wait_for(loop.sock_recv(client, 65_536), 30):
             data += piece
     except ConnectionError:
         pass
@@ -119,7 +119,7 @@ async def test_a_client_that_reads_slowly_gets_its_whole_response() -> None:
         client = await ask(door)
         loop, size, start = asyncio.get_running_loop(), 0, asyncio.get_running_loop().time()
         while loop.time() - start < 3:
-            size += len(await asyncio.wait_for(loop.sock_recv(client, 65_536), 20))
+            size += len(await asyncio.wait_for(loop.sock_recv(client, 65_536), 30))
             await asyncio.sleep(0.02)
         size += len(await received(client))
         assert size > LARGE

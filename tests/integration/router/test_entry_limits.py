@@ -138,8 +138,11 @@ async def _has_limit(running: Fleet, waiting: int) -> bool:
 async def test_a_limit_on_waiting_requests_alone_bounds_those_that_wait_for_the_workers(tmp_path: Path) -> None:
     narrow = Options(model="tiny", tokens_per_second=500, ttft=0.01, answer_tokens=12, slots=1)
     async with fleet(tmp_path, {"a": narrow}, table=limited("{queue: 2}")) as running:
-        running["a"].set_faults([faults.Freeze(seconds=1)])
-        answers = await asyncio.gather(*(ask(running, CHAT) for _ in range(8)))
+        running["a"].set_faults([faults.Freeze(seconds=600)])
+        asked = [asyncio.create_task(ask(running, CHAT)) for _ in range(8)]
+        await auntil(lambda: sum(task.done() for task in asked) == 4, 15, "half of them to be refused")
+        running["a"].set_faults([faults.Freeze(seconds=0)])
+        answers = await asyncio.gather(*asked)
         assert sorted(answer.status_code for answer in answers) == [200] * 4 + [503] * 4  # one runs, one waits in vLLM
 
 

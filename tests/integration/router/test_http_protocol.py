@@ -60,7 +60,7 @@ async def answer(port: int, *sent: bytes) -> bytes:
         for data in sent:
             writer.write(data)
             await writer.drain()
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), 30)
     except ConnectionError:
         return b"HTTP/1.1 4.. cut off"
     finally:
@@ -81,7 +81,7 @@ async def test_a_client_that_sends_a_head_of_1_mb_reads_a_whole_431(port: int) -
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET / HTTP/1.1\r\nX: " + b"a" * 2**20 + b"\r\n\r\n")
     await writer.drain()
-    head, _, text = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    head, _, text = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")
     writer.close()
     assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
     assert b"content-length: %d\r\n" % len(text) in head

@@ -69,8 +69,11 @@ async def test_a_worker_that_does_not_begin_to_answer_is_given_up_after_first_to
 async def test_requests_beyond_max_queue_are_refused_and_counted(tmp_path: Path) -> None:
     narrow = Options(model=MODEL, tokens_per_second=500, ttft=0.01, answer_tokens=12, slots=1)
     async with fleet(tmp_path, {"a": narrow}, max_queue=2) as running:
-        running["a"].set_faults([faults.Freeze(seconds=1)])
-        answers = await asyncio.gather(*(running.http.post("/api/chat", json=chat()) for _ in range(8)))
+        running["a"].set_faults([faults.Freeze(seconds=600)])
+        asked = [asyncio.create_task(running.http.post("/api/chat", json=chat())) for _ in range(8)]
+        await auntil(lambda: sum(task.done() for task in asked) == 4, 15, "half of them to be refused")
+        running["a"].set_faults([faults.Freeze(seconds=0)])
+        answers = await asyncio.gather(*asked)
         statuses = sorted(answer.status_code for answer in answers)
         assert statuses == [200] * 4 + [503] * 4  # one runs, one waits in the worker, two in the router
         refused = next(answer for answer in answers if answer.status_code == 503)

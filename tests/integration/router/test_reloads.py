@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from tests.support.fleet.programs import Json, Serve
 from tests.support.fleet.reloads import (
+    BODY,
     FIRST,
     PROCESSES,
     VLLAMA,
@@ -113,13 +115,14 @@ async def test_ps_and_the_log_show_a_broken_file_and_what_stays_live(router: Rou
     assert page.count("vllama_config_reload_success{") == PROCESSES
     assert 'vllama_config_reload_success{process="2"} 0.0' in page
     assert f'vllama_config_revision_info{{process="1",revision="{live}"}} 1.0' in page
+    await auntil(lambda: router.serve.log.read_text().count("did you mean 'policy'?") > logged, 10, "the log line")
     logged = router.serve.log.read_text().count("did you mean 'policy'?") - logged
     assert logged == 1  # not once per process
     assert await served(router) == {"x"}
 
 
 async def test_a_hang_up_signal_reads_the_file_in_every_process(router: Router) -> None:
-    loaded = {name: state["loaded"] for name, state in (await router.states()).items()}
+    loaded = {name: state["loaded"] for name, state in (await router.all_states()).items()}
     router.serve.signal(signal.SIGHUP)
     await auntil(lambda: router.serve.says(f"reloading {router.file}"), 10, "serve says so")
 
@@ -143,13 +146,14 @@ async def test_a_hang_up_signal_to_one_process_changes_nothing_else(router: Rout
 
 
 async def test_a_stream_finishes_on_its_target_after_the_table_has_changed(router: Router) -> None:
-    stream = asyncio.create_task(router.chat(tokens=23))
-    await asyncio.sleep(0.5)
-    router.file.write_text(SECOND)
-    await router.live()
-    assert await served(router) == {"y"}
-    lines = await stream
-    assert lines[-1]["eval_count"] == 23
+    async with router.http.stream("POST", "/api/chat", json={**BODY, "options": {"num_predict": 23}}) as stream:
+        lines = stream.aiter_lines()
+        await anext(lines)
+        router.file.write_text(SECOND)
+        await router.live()
+        assert await served(router) == {"y"}
+        last = [line async for line in lines][-1]
+    assert json.loads(last)["eval_count"] == 23
 
     def logged() -> list[tuple[object, object]]:
         requests = router.serve.requests().values()
@@ -234,5 +238,5 @@ async def test_a_process_that_restarts_keeps_the_live_table_while_the_file_is_re
 
     await auntil(lambda: not process.is_running() or process.status() == "zombie", 20, "it is gone")
     await auntil(again, 60, "a new process has refused the file too")
-    assert {state["revision"] for state in (await router.states()).values()} == {live}
+    assert {state["revision"] for state in (await router.all_states()).values()} == {live}
     assert await served(router) == {"x"}

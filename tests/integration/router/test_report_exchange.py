@@ -107,7 +107,7 @@ def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLAMA_", "OLLAMA_", "REDIS_"))}
     out = tmp_path / "out"
     words = ["--port", "0", "--processes", "3", "--engine", "simulated", "--model", "demo", "--name", "demo"]
-    words += ["--vllm-port", str(free_ports(2)), "--tokens-per-second", "2"]  # answers end after 65 tokens
+    words += ["--vllm-port", str(free_ports(2)), "--tokens-per-second", "1"]  # answers end after 65 tokens
     with out.open("wb") as file:
         process = subprocess.Popen(
             [*VLLAMA, "serve", *words],
@@ -117,7 +117,7 @@ def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
             preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  it takes no locks
         )
     try:
-        until(lambda: "ready. Try:" in out.read_text() or process.poll() is not None, 60, "it is ready")
+        until(lambda: "ready. Try:" in out.read_text() or process.poll() is not None, 180, "it is ready")
         found = re.search(r"^router +(http://\S+)  listening \(3 processes\)", out.read_text(), re.MULTILINE)
         assert found, out.read_text()
         yield process, found.group(1)
@@ -132,7 +132,7 @@ async def test_every_process_serves_the_merged_workers_metrics_and_decisions_of_
     process, url = served
     body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 2000}}
     async with (
-        httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http,
+        httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http,
         contextlib.AsyncExitStack() as open_,
     ):
         for number in range(6):
@@ -141,23 +141,33 @@ async def test_every_process_serves_the_merged_workers_metrics_and_decisions_of_
             assert answer.status_code == 200
 
         async def page() -> Any:
-            async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as fresh:  # so to any process
+            async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as fresh:  # so to any process
                 return (await fresh.get("/admin/workers")).json()
 
-        for _ in range(8):
+        async def is_whole() -> bool:
             pages = await page()
-            assert pages["processes"] == {"total": 3, "answered": 3}
-            assert [worker["in_flight"] for worker in pages["workers"]] == [6]
-        for number in range(6):
-            async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as fresh:
-                explained = (await fresh.get("/admin/explain", params={"request": f"request-{number}"})).json()
+            return pages["processes"] == {"total": 3, "answered": 3} and [
+                worker["in_flight"] for worker in pages["workers"]
+            ] == [6]
+
+        async def is_explained(request: str) -> bool:
+            async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as fresh:
+                explained = (await fresh.get("/admin/explain", params={"request": request})).json()
                 lines = (await fresh.get("/admin/decisions")).text.splitlines()
-            assert (explained["id"], explained["worker"]) == (f"request-{number}", "demo")
-            assert len(lines) == 6
-        metrics = (await http.get("/metrics")).text
-        in_flight = re.findall(r'vllama_worker_in_flight\{process="(\d)",worker="demo"\} (\d)', metrics)
-        assert [index for index, _ in in_flight] == ["0", "1", "2"]
-        assert sum(int(count) for _, count in in_flight) == 6
+            return (explained.get("id"), explained.get("worker"), len(lines)) == (request, "demo", 6)
+
+        async def metrics_are_merged() -> bool:
+            metrics = (await http.get("/metrics")).text
+            in_flight = re.findall(r'vllama_worker_in_flight\{process="(\d)",worker="demo"\} (\d)', metrics)
+            indices = [index for index, _ in in_flight]
+            return indices == ["0", "1", "2"] and sum(int(count) for _, count in in_flight) == 6
+
+        # A process that a busy machine delays is left out of an answer, as a frozen one is.
+        for _ in range(8):
+            await auntil(is_whole, 20, "the workers as all processes see them")
+        for number in range(6):
+            await auntil(lambda number=number: is_explained(f"request-{number}"), 20, "the decision of any process")
+        await auntil(metrics_are_merged, 20, "the metrics of all processes")
 
         routers = [
             child for child in psutil.Process(process.pid).children() if "vllama_pool.router.start" in child.cmdline()
@@ -165,8 +175,8 @@ async def test_every_process_serves_the_merged_workers_metrics_and_decisions_of_
         assert len(routers) == 3
         routers[0].suspend()
         try:
-            async with asyncio.timeout(30):
-                while (pages := await page_of_running_process(url))["processes"]["answered"] != 2:
+            async with asyncio.timeout(90):
+                while (await page_of_running_process(url))["processes"]["answered"] != 2:
                     pass
         finally:
             routers[0].resume()
@@ -176,7 +186,7 @@ async def test_every_process_serves_the_merged_workers_metrics_and_decisions_of_
 async def page_of_running_process(url: str) -> Any:
     """Try again while the frozen process gets the connection."""
     while True:
-        async with httpx.AsyncClient(base_url=url, timeout=3, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=5, trust_env=False) as http:
             with contextlib.suppress(httpx.TimeoutException):
                 return (await http.get("/admin/workers")).json()
 

@@ -95,7 +95,9 @@ async def pair(tmp_path: Path) -> AsyncIterator[Fleet]:
 
 
 async def interrupted(running: Fleet, path: str, body: dict[str, Any], after: int) -> list[Answer]:
-    """Return the answers to many requests, of which one worker's are cut after so many pieces of text."""
+    """Return the answers to many requests. One worker's stop after different numbers of tokens, from `after` on; then
+    it is lost."""
+    running["a"].set_faults([Stall(after_tokens=after + 1 + number, count=1) for number in range(STREAMS)])
     answers = [Answer() for _ in range(STREAMS)]
     tasks = [asyncio.create_task(ask(running, path, body, answer)) for answer in answers]
     await auntil(lambda: all(len(one.texts) >= after for one in answers), 10, "all streams to have begun")

@@ -68,7 +68,7 @@ def served(serve: Serve, workers: int) -> bool:
         return False
     with contextlib.suppress(httpx.HTTPError):
         for _ in range(20):
-            page = httpx.get(f"{serve.url}/admin/workers", trust_env=False, timeout=10).json()["workers"]
+            page = httpx.get(f"{serve.url}/admin/workers", trust_env=False, timeout=60).json()["workers"]
             if sum(worker["state"] == "ready" for worker in page) < workers:
                 return False
         return True
@@ -81,7 +81,7 @@ async def ask_all(url: str) -> list[int]:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
     async def ask() -> int:
-        async with gate, httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        async with gate, httpx.AsyncClient(trust_env=False, timeout=60) as http:
             return (await http.post(f"{url}/api/chat", json=body)).status_code
 
     return await asyncio.gather(*(ask() for _ in range(REQUESTS)))

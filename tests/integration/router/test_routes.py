@@ -93,7 +93,7 @@ async def test_each_line_is_sent_at_once_in_a_chunk_of_whole_lines(tmp_path: Pat
         head = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
         writer.write(head % len(body) + body)
         lines: list[dict[str, Any]] = []
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             assert b"transfer-encoding: chunked" in (await reader.readuntil(b"\r\n\r\n")).lower()
             while len(lines) < 3:
                 size = int(await reader.readline(), 16)

@@ -86,7 +86,7 @@ async def test_a_handshake_beyond_the_connect_timeout_raises_connect_failed(
     begun = loop.time()
     with pytest.raises(ConnectFailed):
         await send(client, Endpoint("127.0.0.1", silent, "", client_tls), connect_timeout=0.1)
-    assert loop.time() - begun < 2
+    assert loop.time() - begun < 30, "the handshake alone would have taken a minute"
 
 
 async def test_a_connect_timeout_caused_by_a_stalled_event_loop_is_retried(
@@ -95,17 +95,17 @@ async def test_a_connect_timeout_caused_by_a_stalled_event_loop_is_retried(
     """Ours only. The loop is blocked beyond the time-out while the worker accepts the connection."""
     async with ScriptedServer([request, ANSWER, hold], tls=server_tls) as server:
         endpoint = Endpoint("localhost", server.port, "", client_tls)
-        task = asyncio.create_task(send(ours, endpoint, connect_timeout=0.3))
+        task = asyncio.create_task(send(ours, endpoint, connect_timeout=1.0))
         await asyncio.sleep(0)
-        time.sleep(0.6)  # noqa: ASYNC251 - blocks the loop on purpose
+        time.sleep(1.3)  # noqa: ASYNC251 - blocks the loop on purpose
         assert await read_all(await task) == b"ok"
 
 
 async def test_a_response_head_may_take_longer_than_the_connect_timeout(client: Client) -> None:
     go = asyncio.Event()
     async with ScriptedServer([request, when(go), ANSWER, hold]) as server:
-        asyncio.get_running_loop().call_later(0.2, go.set)
-        assert await read_all(await send(client, server.endpoint, connect_timeout=0.1)) == b"ok"
+        asyncio.get_running_loop().call_later(1.2, go.set)
+        assert await read_all(await send(client, server.endpoint, connect_timeout=1.0)) == b"ok"
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
@@ -201,6 +201,6 @@ async def test_a_large_request_to_a_busy_worker_may_exceed_the_connect_timeout(c
     body = bytes(16 * 1024 * 1024)
     async with ScriptedServer([busy, request, ANSWER, busy, request, ANSWER, hold]) as server:
         for _ in range(2):
-            assert await read_all(await send(client, server.endpoint, "POST", body=body, connect_timeout=0.3)) == b"ok"
+            assert await read_all(await send(client, server.endpoint, "POST", body=body, connect_timeout=0.8)) == b"ok"
         assert len(server.requests) == 2
         assert len(server.peers) == 1

@@ -37,7 +37,7 @@ async def test_a_redis_that_hangs_is_given_up_and_used_again_when_it_does_not(tm
             started = time.monotonic()
             with pytest.raises(RegistryUnavailable):
                 await registry.snapshot()
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 30
         await auntil(lambda: _answers(registry), 5)
 
 
@@ -53,7 +53,7 @@ async def test_a_subscription_that_has_gone_silent_ends(tmp_path: Path) -> None:
         task = asyncio.create_task(listen())
         await auntil(lambda: seen)
         with frozen(valkey):
-            await asyncio.wait([task], timeout=5)
+            await asyncio.wait([task], timeout=30)
             assert task.done()
         with pytest.raises(RegistryUnavailable, match="gone silent"):
             task.result()
@@ -66,7 +66,7 @@ async def test_a_subscription_ends_with_its_redis(tmp_path: Path) -> None:
         assert valkey.pid is not None
         os.kill(valkey.pid, signal.SIGKILL)
         with pytest.raises(RegistryUnavailable):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await anext(events)
 
 

@@ -146,7 +146,7 @@ async def test_no_process_survives_a_cancelled_start(command: list[str], port: i
             await task
             await run.stop(0)
         if turns:  # else it was not begun
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await run.wait()
             assert run.state is ProcessState.ENDED
         assert set(me.children(recursive=True)) <= before

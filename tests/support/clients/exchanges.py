@@ -113,7 +113,7 @@ def begin(
     *,
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
-    connect_timeout: float = 5.0,
+    connect_timeout: float = 30.0,
 ) -> Exchange:
     """`Client.send` with defaults for a server on the loopback."""
     return client.send(
@@ -136,7 +136,7 @@ async def send(
     *,
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
-    connect_timeout: float = 5.0,
+    connect_timeout: float = 30.0,
 ) -> PulledResponse:
     """Send a request and wait for the head of its response. Closes the exchange if cancelled. Raises TransportError."""
     response = PulledResponse()

@@ -17,7 +17,7 @@ async def raw(running: Fleet, *sent: bytes) -> bytes:
         for data in sent:
             writer.write(data)
             await writer.drain()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             return await reader.read()
     finally:
         writer.close()

@@ -37,7 +37,8 @@ class AgentProcess:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def exit_code(self, timeout: float = 20.0) -> int:
+    async def exit_code(self, timeout: float = 60.0) -> int:
+        """`timeout`: seconds, of which a busy machine needs several."""
         return await asyncio.wait_for(self.process.wait(), timeout)
 
 

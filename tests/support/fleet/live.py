@@ -221,7 +221,7 @@ async def fleet(
         )
         url = await stack.enter_async_context(serving(app))
         http = await stack.enter_async_context(
-            httpx.AsyncClient(base_url=url, timeout=20, trust_env=False, verify=False)
+            httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, verify=False)
         )
         running = Fleet(url, http, announced, registry, valkey, app, log)
         count = len(workers) + len(table.workers if table else ())

@@ -45,7 +45,7 @@ def running(folder: Path, file: Path, *words: str) -> Iterator[Serve]:
     environ = {"VLLAMA_STATE_DIR": str(folder / "state"), "VLLAMA_VLLM": sys.executable}
     serve = Serve([*VLLAMA, "serve", *options, *models, *words], environ, folder / "serve.log")
     try:
-        until(lambda: serve.says("ready. Try:") or not serve.alive, 60, "it is ready")
+        until(lambda: serve.says("ready. Try:") or not serve.alive, 180, "it is ready")
         assert serve.alive, serve.log.read_text()
         yield serve
     finally:
@@ -79,9 +79,18 @@ class Router:
 
         await auntil(have, seconds, what, interval=0.05)
 
+    async def all_states(self) -> States:
+        """Return the states once every process has answered within the time that the router gives it."""
+
+        async def whole() -> States:
+            states = await self.states()
+            return states if len(states) == PROCESSES else {}
+
+        return await auntil(whole, 20, "every process to answer")
+
     async def refuses(self, text: str | None) -> None:
         """Save a text, or delete the file, and wait until every process has refused it."""
-        before = {name: state["failures"] for name, state in (await self.states()).items()}
+        before = {name: state["failures"] for name, state in (await self.all_states()).items()}
         if text is None:
             self.file.unlink()
         else:
@@ -97,7 +106,7 @@ class Router:
         """Wait until the file as it is now is live everywhere. Return the seconds from its last write until then."""
         revision = load(self.file).revision
         await self.all_have(lambda state: state["revision"] == revision, seconds, f"revision {revision} is live")
-        latest = max(state["loaded"] for state in (await self.states()).values())
+        latest = max(state["loaded"] for state in (await self.all_states()).values())
         return float(latest) - self.file.stat().st_mtime
 
     async def chat(self, model: str = "m", tokens: int = 20) -> list[Any]:
@@ -212,9 +221,9 @@ class Measured:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _refuse(self, router: Router, text: str) -> None:
-        before = await router.states()
+        before = await router.all_states()
         await router.refuses(text)
-        after = await router.states()
+        after = await router.all_states()
         assert {name: state["revision"] for name, state in after.items()} == {
             name: state["revision"] for name, state in before.items()
         }

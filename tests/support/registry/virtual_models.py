@@ -84,7 +84,7 @@ async def router_models(
     )
     task = asyncio.create_task(discovery.run())
     try:
-        await discovery.wait_first(5)
+        await discovery.wait_first(30)
         yield RouterModels(model_sync, discovery)
         if task.done():
             task.result()

@@ -35,7 +35,9 @@ from vllama_pool.workers.simulated import Options, Simulated, faults
 ROOT = Path(__file__).resolve().parents[3]
 FAST = Options(model="m", tokens_per_second=1000.0, ttft=0.0)
 """For tests that do not measure time."""
-START_TIMEOUT = 20.0
+START_TIMEOUT = 60.0
+PATIENCE = 60.0
+"""Seconds for an answer of a worker's process, or its end."""
 COMMAND = (sys.executable, "-m", "vllama_pool.workers.simulated")
 IGNORE_SIGTERM = ("--fault", '{"kind": "ignoresigterm"}')
 
@@ -90,12 +92,12 @@ class SimulatedProcess:
 
     def stats(self) -> dict[str, Any]:
         """Return its counters."""
-        found: dict[str, Any] = httpx.get(f"{self.url}/simulated/stats", trust_env=False).json()
+        found: dict[str, Any] = httpx.get(f"{self.url}/simulated/stats", trust_env=False, timeout=PATIENCE).json()
         return found
 
     def set_faults(self, faults: Iterable[faults.Fault]) -> None:
         body = msgspec.json.encode(list(faults))
-        httpx.post(f"{self.url}/simulated/faults", content=body, trust_env=False).raise_for_status()
+        httpx.post(f"{self.url}/simulated/faults", content=body, trust_env=False, timeout=PATIENCE).raise_for_status()
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -104,7 +106,7 @@ class SimulatedProcess:
         self._process.kill()
         self.wait()
 
-    def wait(self, timeout: float = 10.0) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Return the exit code. Raises subprocess.TimeoutExpired."""
         return self._process.wait(timeout)
 

@@ -302,7 +302,7 @@ async def test_a_trial_that_is_cancelled_while_it_waits_frees_the_worker(bus: Bu
     waiting.cancel()
     await asyncio.wait([waiting])
     del bus.trials["a"]
-    trial = await asyncio.wait_for(router.guard.begin_trial(known, "chat", Chat("y"), 10, lambda: None), 15)
+    trial = await asyncio.wait_for(router.guard.begin_trial(known, "chat", Chat("y"), 10, lambda: None), 30)
     assert trial is not None
     trial.end()
 
@@ -366,7 +366,7 @@ async def test_suspects_are_tried_one_at_a_time_on_a_worker_over_all_routers(bus
     assert not any(task.done() for task in waiting)
 
     trial.begun = lambda: True
-    done, _ = await asyncio.wait(waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait(waiting, timeout=30, return_when=asyncio.FIRST_COMPLETED)
     assert acquitted == ["x"]
     assert len(done) == 1
     begun = done.pop().result()
@@ -388,7 +388,7 @@ async def test_a_trial_does_not_begin_on_a_worker_that_died_meanwhile(bus: Bus) 
     router.ended("a", "SIGSEGV", crashed=True)
     trial.end()
 
-    assert await asyncio.wait_for(waiting, 5) is None
+    assert await asyncio.wait_for(waiting, 30) is None
 
 
 async def test_without_a_registry_trials_exclude_each_other_within_the_router(bus: Bus) -> None:

@@ -133,7 +133,7 @@ class Scenario:
         self.leave()
         await asyncio.wait([self.task], timeout=0)
         self.fleet.writer.catch_up()  # as a server does once the client is gone
-        await asyncio.wait([self.task], timeout=5)
+        await asyncio.wait([self.task], timeout=30)
         assert self.task.done()
         try:
             return self.task.result()

@@ -36,7 +36,7 @@ async def test_a_200_that_is_not_an_answer_is_a_failure_of_the_worker(request_: 
         sent = json.dumps(request_.content("m")["json"]).encode()
         in_flight = fleet.begin(operation=OPERATIONS[request_.path], body=sent)
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(30):
                 found[kind] = await in_flight.run()
         except ClientError as error:
             found[kind] = error.status >= 500, fleet.upstream.workers, fleet.writer.status

@@ -68,7 +68,7 @@ class Scene:
 
     @property
     def ended(self) -> Awaitable[Ending]:
-        return asyncio.wait_for(asyncio.shield(self.relay.ended), 5)
+        return asyncio.wait_for(asyncio.shield(self.relay.ended), 30)
 
     async def failure(self) -> AttemptFailed:
         with pytest.raises(AttemptFailed) as caught:

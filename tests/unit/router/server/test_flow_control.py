@@ -17,6 +17,6 @@ async def test_drain_waits_only_while_writing_is_paused() -> None:
         assert flow.write_paused
         assert not any(each.done() for each in waiting)
         flow.resume_writing()
-        await asyncio.wait_for(asyncio.gather(*waiting), 5)
+        await asyncio.wait_for(asyncio.gather(*waiting), 30)
         assert not flow.write_paused
     await flow.drain()

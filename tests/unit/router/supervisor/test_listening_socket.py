@@ -53,7 +53,7 @@ async def test_a_gentle_close_waits_until_the_queued_connections_are_accepted_an
             late.connect(("127.0.0.1", port))
         accepted = [process.accept()[0] for _ in range(20)]
         assert [one.recv(100) for one in accepted] == [b"request"] * 20
-        await asyncio.wait_for(closing, 5)
+        await asyncio.wait_for(closing, 30)
         process.close()
         with pytest.raises(BlockingIOError):  # it never was in the queue
             late.recv(1)
@@ -66,5 +66,5 @@ async def test_a_gentle_close_waits_until_the_queued_connections_are_accepted_an
 async def test_a_gentle_close_ends_although_nobody_accepts() -> None:
     listening = listen("127.0.0.1", 0)
     with socket.create_connection(listening.getsockname()):
-        await asyncio.wait_for(close_gently(listening), 5)
+        await asyncio.wait_for(close_gently(listening), 30)
     await close_gently(listening)

@@ -7,7 +7,7 @@ import asyncio
 from tests.support.until import auntil
 from vllama_pool.router.upstream.expiry import Expiry
 
-SECONDS = 0.01
+SECONDS = 0.1
 
 
 async def test_what_stays_expires_in_order_and_what_was_taken_does_not() -> None:

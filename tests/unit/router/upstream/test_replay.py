@@ -72,7 +72,7 @@ async def test_finish_during_a_replay_ends_it_after_its_time() -> None:
     one = Begun()
     one.exchange.connection_lost(CLOSED, replayable=True)
     one.exchange.finish()
-    await asyncio.wait(one.owner.tasks, timeout=5)
+    await asyncio.wait(one.owner.tasks, timeout=30)
     assert one.owner.tasks[0].cancelled()
 
 

@@ -78,7 +78,7 @@ async def test_the_first_stop_drains_deregisters_and_stops_the_server() -> None:
     running = asyncio.create_task(agent.run())
     await scene.beating.wait()
     agent.stop()
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 30)
     assert scene.calls == ["drain", "leave", "stop", "kill"]
 
 
@@ -90,7 +90,7 @@ async def test_the_second_stop_deregisters_and_kills_the_server() -> None:
     agent.stop()
     await auntil(lambda: scene.calls == ["drain"])
     agent.stop()
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 30)
     assert scene.calls == ["drain", "leave", "kill"]
 
 
@@ -102,7 +102,7 @@ async def test_a_draining_agent_still_beats() -> None:
     agent.stop()
     await auntil(lambda: scene.calls == ["drain"])
     scene.beating.clear()
-    await asyncio.wait_for(scene.beating.wait(), 5)
+    await asyncio.wait_for(scene.beating.wait(), 30)
     agent.stop()
     await running
 
@@ -110,7 +110,7 @@ async def test_a_draining_agent_still_beats() -> None:
 async def test_an_agent_whose_server_gave_up_deregisters_and_raises() -> None:
     scene = Scene(fails=True)
     with pytest.raises(GaveUp, match="no GPU"):
-        await asyncio.wait_for(scene.agent().run(), 5)
+        await asyncio.wait_for(scene.agent().run(), 30)
     assert scene.calls[-1] == "kill"
     assert "leave" in scene.calls
 
@@ -118,7 +118,7 @@ async def test_an_agent_whose_server_gave_up_deregisters_and_raises() -> None:
 async def test_a_fenced_agent_drains_before_it_raises() -> None:
     scene = Scene(fenced=True)
     with pytest.raises(FencedOff):
-        await asyncio.wait_for(scene.agent().run(), 5)
+        await asyncio.wait_for(scene.agent().run(), 30)
     assert scene.calls == ["drain", "leave", "stop", "kill"]
 
 
@@ -128,5 +128,5 @@ async def test_a_swallowed_cancellation_does_not_hang_the_shutdown() -> None:
     running = asyncio.create_task(agent.run())
     await scene.beating.wait()
     agent.stop()
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 30)
     assert scene.calls == ["drain", "leave", "stop", "kill"]

@@ -173,7 +173,7 @@ def fresh_agent(store: FakeStore, kept: list[int] | None = None, lines: list[str
 async def test_a_fresh_agent_is_refused_while_one_with_a_higher_generation_beats() -> None:
     store = FakeStore(newer=8, alive=True)
     with pytest.raises(FencedOff, match=r"is alive.*--name"):
-        await asyncio.wait_for(fresh_agent(store).run(), 15)
+        await asyncio.wait_for(fresh_agent(store).run(), 30)
     assert store.registrations == []
     assert store.tries == 2
 
@@ -204,7 +204,7 @@ async def test_an_agent_that_was_registered_yields_to_a_newer_one_at_once() -> N
     await auntil(lambda: store.registrations)
     store.newer, store.registered = 8, False
     with pytest.raises(FencedOff, match="a newer agent has taken"):
-        await asyncio.wait_for(task, 15)
+        await asyncio.wait_for(task, 30)
     assert len(store.registrations) == 1
 
 
