@@ -85,5 +85,5 @@ async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
 async def replay(request: pytest.FixtureRequest, running: Fleet) -> AsyncIterator[Replay]:
     """Replays the client that the test module names, such as `CLIENT = "zed"`."""
     async with AsyncExitStack() as stack:
-        http = httpx.AsyncClient(base_url=running.url, timeout=20, trust_env=False)
+        http = httpx.AsyncClient(base_url=running.url, timeout=60, trust_env=False, verify=False)
         yield Replay(request.module.CLIENT, running, await stack.enter_async_context(http))

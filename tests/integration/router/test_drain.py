@@ -12,6 +12,7 @@ from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
 from vllama_pool.config.routing.table import RoutingTable, parse
 from vllama_pool.router.cli.main import main
+from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.server import Simulated
 
@@ -27,18 +28,31 @@ async def generate(running: Fleet, model: str = "tiny") -> int:
     return (await running.http.post("/api/generate", json={"model": model, "prompt": "x"})).status_code
 
 
+def hold(running: Fleet) -> None:
+    """Make every worker so slow that its answers last until the test lets it go."""
+    for announced in running.workers.values():
+        announced.worker.set_faults([faults.Slow(factor=50)])
+
+
+def let_go(running: Fleet) -> None:
+    for announced in running.workers.values():
+        announced.worker.set_faults([])
+
+
 def served(worker: Simulated) -> int:
     return sum(worker.requests.values())
 
 
 async def test_a_drained_worker_finishes_its_requests_and_gets_no_others_until_undrain(tmp_path: Path) -> None:
     async with fleet(tmp_path, {"a": SLOW, "b": SLOW}) as running:
+        hold(running)
         requests = [asyncio.create_task(generate(running)) for _ in range(6)]
         await auntil(lambda: running["a"].running and running["a"].running + running["b"].running == 6, 10)
         drained = await vllama(running, "drain", "a")
         assert (drained.exit_code, drained.stderr) == (0, "")
         assert drained.stdout == "a is draining: it gets no new requests until vllama undrain a\n"
         before = served(running["a"])
+        let_go(running)
         assert [await generate(running) for _ in range(4)] == [200] * 4
         assert await asyncio.gather(*requests) == [200] * 6
         assert served(running["a"]) == before
@@ -72,9 +86,13 @@ async def test_a_model_whose_only_worker_is_drained_is_refused_with_retry_after(
 
 async def test_drain_wait_returns_when_the_worker_is_idle(tmp_path: Path) -> None:
     async with fleet(tmp_path, {"a": SLOW, "b": SLOW}) as running:
+        hold(running)
         requests = [asyncio.create_task(generate(running)) for _ in range(4)]
         await auntil(lambda: running["a"].running > 0, 10)
-        waited = await vllama(running, "drain", "a", "--wait", "--timeout", "1m")
+        waiting = asyncio.create_task(vllama(running, "drain", "a", "--wait", "--timeout", "1m"))
+        await running.until_state("a", "draining (asked)")
+        let_go(running)
+        waited = await waiting
         assert running["a"].running == 0
         assert waited.exit_code == 0, waited.output
         first, *progress, last = waited.stdout.splitlines()
@@ -180,6 +198,7 @@ async def test_without_the_registry_nothing_is_drained(tmp_path: Path) -> None:
 
 async def test_ps_shows_the_state_and_the_running_requests(tmp_path: Path) -> None:
     async with fleet(tmp_path, {"a": SLOW}) as running:
+        hold(running)
         request = asyncio.create_task(generate(running))
         await auntil(lambda: running["a"].running == 1, 10)
         await vllama(running, "drain", "a")
@@ -189,4 +208,5 @@ async def test_ps_shows_the_state_and_the_running_requests(tmp_path: Path) -> No
             return "draining (asked)" in line and " 1/8 " in line
 
         await auntil(shown, 10, "the line of the worker")
+        let_go(running)
         assert await request == 200

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.fleet.agents import agent
 from tests.support.fleet.live import fleet
+from tests.support.until import auntil
 from tests.support.vllm.model_folder import write_model
 from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
@@ -42,8 +43,11 @@ async def test_ollama_keep_alive_sets_the_expiry_in_ps(tmp_path: Path, monkeypat
 async def test_ollama_max_queue_limits_waiting_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_MAX_QUEUE", "1")
     async with fleet(tmp_path, {"a": QUICK}) as running:
-        running["a"].set_faults([faults.Freeze(seconds=0.5)])
-        answers = await asyncio.gather(*(running.http.post("/api/chat", json=CHAT) for _ in range(6)))
+        running["a"].set_faults([faults.Freeze(seconds=600)])
+        asked = [asyncio.create_task(running.http.post("/api/chat", json=CHAT)) for _ in range(6)]
+        await auntil(lambda: sum(task.done() for task in asked) == 3, 15, "half of them to be refused")
+        running["a"].set_faults([faults.Freeze(seconds=0)])
+        answers = await asyncio.gather(*asked)
     assert sorted(answer.status_code for answer in answers) == [200] * 3 + [503] * 3  # one runs, one waits in vLLM
 
 

@@ -53,7 +53,7 @@ LIKELY = {
     "top_logprobs": {"enum": [None, 0, 1, 20, 21, -1]},
 }
 """Values in place of random ones: served names, and values that pass the first validation."""
-MAX_SECONDS = 10.0
+MAX_SECONDS = 60.0
 """Time-out for one response on a busy machine."""
 
 
@@ -102,7 +102,7 @@ def drive_described(url: str, document: dict[str, Any], examples: int) -> Counte
     """Send valid and invalid requests to every operation, and count the statuses."""
     schema = schemathesis.openapi.from_dict(document)
     statuses: Counter[int] = Counter()
-    with httpx.Client(timeout=MAX_SECONDS, trust_env=False) as client:
+    with httpx.Client(timeout=MAX_SECONDS, trust_env=False, verify=False) as client:
         for result in schema.get_all_operations():
             operation = result.ok()
             for mode in GenerationMode if operation.body else (GenerationMode.POSITIVE,):
@@ -120,7 +120,7 @@ def drive_described(url: str, document: dict[str, Any], examples: int) -> Counte
 
 def drive_damaged(url: str, examples: int) -> Counter[int]:
     statuses: Counter[int] = Counter()
-    with httpx.Client(timeout=MAX_SECONDS, trust_env=False) as client:
+    with httpx.Client(timeout=MAX_SECONDS, trust_env=False, verify=False) as client:
 
         @bounded(examples)
         @given(request=fuzzed_requests())

@@ -211,7 +211,7 @@ async def test_a_model_whose_workers_all_drain_is_refused_at_once(pair: Fleet) -
         return set((await pair.states()).values()) == {"draining"}
 
     await auntil(drained, 5, "both workers to drain")
-    response = await pair.http.post("/api/chat", json=chat(), timeout=2)
+    response = await pair.http.post("/api/chat", json=chat(), timeout=20)
     assert response.status_code == 503
     assert "no worker is available for model 'tiny'" in response.json()["error"]
     assert "retry-after" in response.headers

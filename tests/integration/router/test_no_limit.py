@@ -36,7 +36,10 @@ async def router(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
         table = routing_table(workers=[{"url": worker.url, "name": "theirs"}])
         settings = patient_settings(tmp_path)
         app = create_app(settings, table, log_stream=io.BytesIO())
-        async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as http:
+        async with (
+            serving(app) as url,
+            httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=60) as http,
+        ):
 
             async def lists_the_model() -> Any:
                 return (await http.get("/api/tags")).json()["models"]

@@ -55,7 +55,7 @@ async def test_a_request_that_crashes_engines_kills_two_and_is_then_refused_by_e
 
 
 async def test_a_common_prompt_that_meets_two_kills_is_never_refused(tmp_path: Path) -> None:
-    common = Request("the same question for all", 40, Route.CHAT)
+    common = Request("the same question for all", 120, Route.CHAT)
     async with fleet(tmp_path, DEATHS) as running:
         for victim in running.workers[:2]:
             asked = [asyncio.create_task(exchange(common, running.ports[i % 2 :])) for i in range(12)]

@@ -132,7 +132,7 @@ async def test_every_process_serves_the_merged_workers_metrics_and_decisions_of_
     process, url = served
     body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 2000}}
     async with (
-        httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http,
+        httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, verify=False) as http,
         contextlib.AsyncExitStack() as open_,
     ):
         for number in range(6):
@@ -141,7 +141,9 @@ async def test_every_process_serves_the_merged_workers_metrics_and_decisions_of_
             assert answer.status_code == 200
 
         async def page() -> Any:
-            async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as fresh:  # so to any process
+            async with httpx.AsyncClient(
+                base_url=url, timeout=60, trust_env=False, verify=False
+            ) as fresh:  # so to any process
                 return (await fresh.get("/admin/workers")).json()
 
         async def is_whole() -> bool:
@@ -151,7 +153,7 @@ async def test_every_process_serves_the_merged_workers_metrics_and_decisions_of_
             ] == [6]
 
         async def is_explained(request: str) -> bool:
-            async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as fresh:
+            async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, verify=False) as fresh:
                 explained = (await fresh.get("/admin/explain", params={"request": request})).json()
                 lines = (await fresh.get("/admin/decisions")).text.splitlines()
             return (explained.get("id"), explained.get("worker"), len(lines)) == (request, "demo", 6)
@@ -186,7 +188,7 @@ async def test_every_process_serves_the_merged_workers_metrics_and_decisions_of_
 async def page_of_running_process(url: str) -> Any:
     """Try again while the frozen process gets the connection."""
     while True:
-        async with httpx.AsyncClient(base_url=url, timeout=5, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=5, trust_env=False, verify=False) as http:
             with contextlib.suppress(httpx.TimeoutException):
                 return (await http.get("/admin/workers")).json()
 

@@ -51,7 +51,7 @@ class Load:
 
     async def _run(self, *, keeps: bool) -> None:
         limits = httpx.Limits(max_keepalive_connections=1 if keeps else 0)
-        async with httpx.AsyncClient(trust_env=False, timeout=60, limits=limits) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=60, limits=limits) as http:
             while not self._stopping:
                 started = time.monotonic()
                 try:
@@ -88,7 +88,7 @@ async def until_ready(served: Serve) -> None:
         if not served.url:
             return False
         with contextlib.suppress(httpx.HTTPError):
-            async with httpx.AsyncClient(trust_env=False) as http:
+            async with httpx.AsyncClient(trust_env=False, verify=False, timeout=60) as http:
                 page = (await http.get(f"{served.url}/admin/workers")).json()
             states = [worker["state"] for worker in page["workers"]]
             return states == ["ready"] * 3 and page["processes"] == {"total": 2, "answered": 2}
@@ -156,7 +156,7 @@ async def test_a_stop_finishes_streams_and_loses_no_connection_that_was_accepted
 async def test_with_a_drain_delay_the_port_accepts_on_while_it_is_not_ready(tmp_path: Path) -> None:
     with serving(tmp_path, VLLAMA_DRAIN_DELAY="10s") as served:
         await until_ready(served)
-        async with httpx.AsyncClient(trust_env=False, base_url=served.url, timeout=60) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=False, base_url=served.url, timeout=60) as http:
             assert (await http.get("/readyz")).status_code == 200
             served.signal(signal.SIGTERM)
             signalled = time.monotonic()
@@ -209,7 +209,7 @@ async def vllama(served: Serve, *words: str) -> tuple[int, str]:
 
 
 async def _state(served: Serve, worker: str, state: str) -> bool:
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=60) as http:
         page = (await http.get(f"{served.url}/admin/workers")).json()
     return {one["id"]: one["state"] for one in page["workers"]}.get(worker) == state
 
@@ -218,7 +218,7 @@ async def test_an_agent_that_stops_finishes_its_streams_and_gets_no_new_one(tmp_
     body = {"model": "tiny", "prompt": "x"}
     with serving(tmp_path) as served:
         await until_ready(served)
-        async with httpx.AsyncClient(trust_env=False, timeout=60, base_url=served.url) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=60, base_url=served.url) as http:
 
             async def stream(name: str, tokens: int) -> bool:
                 content = {**body, "options": {"num_predict": tokens}}

@@ -85,7 +85,9 @@ async def test_a_thousand_clients_that_leave_the_queue_reach_no_worker(tmp_path:
     async with fleet(tmp_path, {"a": QUICK}, max_queue=2000) as running:
         running["a"].set_faults(HANGS)
         limits = httpx.Limits(max_connections=1100)
-        async with httpx.AsyncClient(base_url=running.url, timeout=60, trust_env=False, limits=limits) as http:
+        async with httpx.AsyncClient(
+            base_url=running.url, timeout=60, trust_env=False, verify=False, limits=limits
+        ) as http:
             served, waiting = [], []
             for tasks, count, name in (
                 (served, MOST, "vllama_worker_in_flight"),

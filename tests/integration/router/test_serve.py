@@ -216,7 +216,7 @@ def served(environ: dict[str, str], tmp_path: Path) -> Iterator[Served]:
 
 def chat(url: str, **fields: Any) -> httpx.Response:
     body = {"model": "demo", "stream": False, "messages": [{"role": "user", "content": "hi"}], **fields}
-    return httpx.post(f"{url}/api/chat", json=body, timeout=60, trust_env=False)
+    return httpx.post(f"{url}/api/chat", json=body, timeout=60, trust_env=False, verify=False)
 
 
 @pytest.mark.rule(184)
@@ -236,7 +236,9 @@ def test_serve_prints_commands_to_try_and_finishes_running_requests_on_stop(serv
     assert len(re.findall(r"^  (?:curl|\S*vllama) ", output, re.MULTILINE)) == 3
 
     body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 60}}
-    with httpx.stream("POST", f"{served.url}/api/chat", json=body, timeout=60, trust_env=False) as streamed:
+    with httpx.stream(
+        "POST", f"{served.url}/api/chat", json=body, timeout=60, trust_env=False, verify=False
+    ) as streamed:
         lines = streamed.iter_lines()
         next(lines)
         served.process.send_signal(signal.SIGTERM)
@@ -300,14 +302,16 @@ def test_and_serves_a_second_model_with_its_own_flags(environ: dict[str, str], t
     with Served(environ, tmp_path, *more.split()) as served:
         assert chat(served.url, options={"num_predict": 2}).json()["eval_count"] == 2
         asked = {"model": "vectors", "input": ["one", "two"]}
-        vectors = httpx.post(f"{served.url}/api/embed", json=asked, timeout=60, trust_env=False).json()["embeddings"]
+        vectors = httpx.post(f"{served.url}/api/embed", json=asked, timeout=60, trust_env=False, verify=False).json()[
+            "embeddings"
+        ]
         assert [len(vector) for vector in vectors] == [7, 7]
-        listed = httpx.get(f"{served.url}/api/tags", timeout=60, trust_env=False).json()["models"]
+        listed = httpx.get(f"{served.url}/api/tags", timeout=60, trust_env=False, verify=False).json()["models"]
         assert {model["name"]: model["capabilities"] for model in listed} == {
             "demo:latest": ["completion"],
             "vectors:latest": ["embedding"],
         }
-        page = httpx.get(f"{served.url}/admin/workers", timeout=60, trust_env=False).json()
+        page = httpx.get(f"{served.url}/admin/workers", timeout=60, trust_env=False, verify=False).json()
         assert {worker["id"]: worker["slots"] for worker in page["workers"]} == {"demo-0": 8, "demo-1": 8, "vectors": 3}
 
 
@@ -319,7 +323,7 @@ def test_no_process_survives_a_killed_serve(served: Served) -> None:
 
 def test_a_running_stream_finishes_after_serve_is_killed_and_no_process_survives(served: Served) -> None:
     body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 60}}
-    with httpx.stream("POST", f"{served.url}/api/chat", json=body, timeout=60, trust_env=False) as answer:
+    with httpx.stream("POST", f"{served.url}/api/chat", json=body, timeout=60, trust_env=False, verify=False) as answer:
         lines = answer.iter_lines()
         next(lines)
         served.process.kill()

@@ -44,7 +44,7 @@ async def test_a_sleeping_worker_gets_no_requests_until_it_wakes_up(tmp_path: Pa
     async with (
         Simulated(OPTIONS) as one,
         Simulated(OPTIONS) as two,
-        httpx.AsyncClient(trust_env=False, timeout=60) as ops,
+        httpx.AsyncClient(trust_env=False, verify=False, timeout=60) as ops,
         fleet(tmp_path, {}, table=static(one=one, two=two)) as running,
     ):
         await detected(one, two)
@@ -74,7 +74,7 @@ async def test_requests_sent_to_a_worker_that_has_just_fallen_asleep_move_to_ano
     async with (
         Simulated(OPTIONS) as one,
         Simulated(OPTIONS) as two,
-        httpx.AsyncClient(trust_env=False, timeout=60) as ops,
+        httpx.AsyncClient(trust_env=False, verify=False, timeout=60) as ops,
         fleet(tmp_path, {}, table=static(one=one, two=two)) as running,
     ):
         await detected(one, two)

@@ -60,7 +60,7 @@ async def managed(tmp_path: Path, *flags: str, name: str = "tiny") -> AsyncItera
     command, env = (*serve, *IGNORE_SIGTERM, *flags), {"VLLM_SERVER_DEV_MODE": "1"}
     address, events = Address("127.0.0.1", "127.0.0.1", port), Events()
     spec = ServerSpec(command, env, address, tmp_path / "log", ("tiny",), describe=lambda observed: ())
-    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=20) as client:
         server = ManagedServer(spec, client, Monitor(client, events.loads.append), events, stop_grace=0.2)
         serving = asyncio.create_task(server.serve())
         try:
@@ -91,7 +91,7 @@ async def test_another_server_on_the_port_is_an_error(tmp_path: Path) -> None:
 
 
 async def test_a_sleeping_server_stays_sleeping_and_is_not_restarted(tmp_path: Path) -> None:
-    async with managed(tmp_path) as case, httpx.AsyncClient(trust_env=False) as client:
+    async with managed(tmp_path) as case, httpx.AsyncClient(trust_env=False, verify=False, timeout=60) as client:
         events = case.events
         await auntil(lambda: events.server, 10, "it is ready")
         started = events.server

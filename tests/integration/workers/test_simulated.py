@@ -25,11 +25,13 @@ HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi
 STREAM = {**HI, "stream": True}
 SLOW = Options(model="m", tokens_per_second=20.0, ttft=0.0)
 ENDLESS = {**STREAM, "max_tokens": 8000, "ignore_eos": True}
+BRIEF = httpx.Timeout(60, read=1.5)
+"""Until a worker is taken to be silent. It is busy, not silent, for less."""
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(trust_env=False, timeout=60.0) as made:
+    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=60.0) as made:
         yield made
 
 
@@ -130,7 +132,7 @@ async def test_a_client_that_leaves_frees_its_slot_at_once(client: httpx.AsyncCl
 async def test_a_disconnect_without_streaming_counts_as_aborted(client: httpx.AsyncClient) -> None:
     async with workers(SLOW) as (worker,):
         with pytest.raises(httpx.ReadTimeout):
-            await client.post(worker.url + CHAT, json=HI, timeout=0.2)
+            await client.post(worker.url + CHAT, json=HI, timeout=BRIEF)
         await auntil(lambda: worker.running == 0)
         assert worker.aborted == 1
 
@@ -263,7 +265,7 @@ async def test_a_hanging_worker_answers_nothing(client: httpx.AsyncClient) -> No
     async with workers() as (worker,):
         worker.set_faults([faults.Hang(count=1)])
         with pytest.raises(httpx.ReadTimeout):
-            await client.post(worker.url + CHAT, json=HI, timeout=0.2)
+            await client.post(worker.url + CHAT, json=HI, timeout=BRIEF)
         assert worker.requests[CHAT] == 1
         assert (await client.post(worker.url + CHAT, json=HI)).status_code == 200
 
@@ -273,7 +275,7 @@ async def test_a_stream_stalls(client: httpx.AsyncClient) -> None:
         worker.set_faults([faults.Stall(after_tokens=2)])
         lines: list[str] = []
         with pytest.raises(httpx.ReadTimeout):  # noqa: PT012  it stalls while it is read
-            async with client.stream("POST", worker.url + CHAT, json=STREAM, timeout=0.3) as response:
+            async with client.stream("POST", worker.url + CHAT, json=STREAM, timeout=BRIEF) as response:
                 async for line in response.aiter_lines():
                     lines.append(line)
         assert len([line for line in lines if line]) == 3
@@ -281,7 +283,7 @@ async def test_a_stream_stalls(client: httpx.AsyncClient) -> None:
 
 async def test_connections_are_refused_and_then_taken_again(client: httpx.AsyncClient) -> None:
     async with workers() as (worker,):
-        worker.set_faults([faults.Refuse(seconds=0.3)])
+        worker.set_faults([faults.Refuse(seconds=1.5)])
         with pytest.raises(httpx.ConnectError):
             await client.get(worker.url + "/health")
 
@@ -293,7 +295,7 @@ async def test_connections_are_refused_and_then_taken_again(client: httpx.AsyncC
 
         await auntil(healthy)
         worker.set_faults([faults.Refuse()])
-        async with httpx.AsyncClient(trust_env=False) as fresh:
+        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=60) as fresh:
             with pytest.raises(httpx.ConnectError):
                 await fresh.get(worker.url + "/health")
             worker.set_faults([])
@@ -315,12 +317,13 @@ async def test_a_frozen_worker_goes_on_where_it_was(client: httpx.AsyncClient) -
     async with workers(dataclasses.replace(FAST, tokens_per_second=100.0)) as (worker,):
         answer = asyncio.create_task(client.post(worker.url + CHAT, json=STREAM))
         await auntil(lambda: worker.tokens > 3)
-        worker.set_faults([faults.Freeze(seconds=0.5)])
+        worker.set_faults([faults.Freeze(seconds=600)])
         await auntil(lambda: worker.frozen)
         before = worker.tokens
         with pytest.raises(httpx.ReadTimeout):
-            await client.get(worker.url + "/health", timeout=0.2)
+            await client.get(worker.url + "/health", timeout=BRIEF)
         assert worker.tokens == before
+        worker.set_faults([faults.Freeze(seconds=0)])
         assert len(await events(await answer)) == 66
 
 
@@ -497,19 +500,21 @@ def test_a_process_serves_counts_and_dies_by_its_script() -> None:
     with SimulatedProcess("--tokens-per-second", "1000", "--ttft", "0", "--dtype", "auto") as worker:
         assert "no model, no GPU" in worker.output
         assert "ignored, as nothing is loaded: --dtype auto" in worker.output
-        assert httpx.post(worker.url + CHAT, json=HI, trust_env=False).status_code == 200
+        assert httpx.post(worker.url + CHAT, json=HI, trust_env=False, verify=False, timeout=60).status_code == 200
         stats = worker.stats()
         assert stats["requests"] == {CHAT: 1}
         assert stats["tokens"] == 65
         worker.set_faults([faults.Die(after_tokens=2)])
         with pytest.raises(httpx.TransportError):
-            httpx.post(worker.url + CHAT, json=STREAM, trust_env=False)
+            httpx.post(worker.url + CHAT, json=STREAM, trust_env=False, verify=False, timeout=60)
         assert worker.wait() == 137
 
 
 def test_a_process_drains_on_sigterm() -> None:
     with SimulatedProcess("--tokens-per-second", "50", "--ttft", "0", "--shutdown-timeout", "20") as worker:
-        with httpx.stream("POST", worker.url + CHAT, json=STREAM, trust_env=False) as response:
+        with httpx.stream(
+            "POST", worker.url + CHAT, json=STREAM, trust_env=False, verify=False, timeout=60
+        ) as response:
             lines = response.iter_lines()
             next(lines)
             worker.signal(signal.SIGTERM)
@@ -519,7 +524,9 @@ def test_a_process_drains_on_sigterm() -> None:
 
 def test_a_process_aborts_on_sigterm_where_no_grace_is_given() -> None:
     with SimulatedProcess("--tokens-per-second", "5", "--ttft", "0") as worker:
-        with httpx.stream("POST", worker.url + CHAT, json=STREAM, trust_env=False) as response:
+        with httpx.stream(
+            "POST", worker.url + CHAT, json=STREAM, trust_env=False, verify=False, timeout=60
+        ) as response:
             lines = response.iter_lines()
             next(lines)
             worker.signal(signal.SIGTERM)
@@ -555,8 +562,8 @@ def test_a_process_ignores_sigterm_while_that_fault_is_set() -> None:
 
 def test_a_process_exits_some_time_after_its_engine_died() -> None:
     with SimulatedProcess() as worker:
-        worker.set_faults([faults.Dead(exit_after=1.5)])
-        assert httpx.get(worker.url + "/health", trust_env=False).status_code == 503
+        worker.set_faults([faults.Dead(exit_after=5.0)])
+        assert httpx.get(worker.url + "/health", trust_env=False, verify=False, timeout=60).status_code == 503
         assert worker.wait() == 137
 
 

@@ -65,7 +65,7 @@ def system(folder: Path, *servers: VllmServer) -> Iterator[str]:
 
 
 def _states(url: str) -> dict[str, str]:
-    page = httpx.get(f"{url}/admin/workers", trust_env=False, timeout=60).json()
+    page = httpx.get(f"{url}/admin/workers", trust_env=False, verify=False, timeout=60).json()
     return {worker["id"]: worker["state"] for worker in page["workers"]}
 
 

@@ -55,7 +55,7 @@ def running(folder: Path, file: Path, *words: str) -> Iterator[Serve]:
 @asynccontextmanager
 async def connected(serve: Serve, file: Path) -> AsyncIterator[Router]:
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=serve.url, trust_env=False, timeout=60, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=serve.url, trust_env=False, verify=False, timeout=60, limits=limits) as http:
         yield Router(serve, file, http)
 
 

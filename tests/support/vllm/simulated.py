@@ -92,12 +92,16 @@ class SimulatedProcess:
 
     def stats(self) -> dict[str, Any]:
         """Return its counters."""
-        found: dict[str, Any] = httpx.get(f"{self.url}/simulated/stats", trust_env=False, timeout=PATIENCE).json()
+        found: dict[str, Any] = httpx.get(
+            f"{self.url}/simulated/stats", trust_env=False, verify=False, timeout=PATIENCE
+        ).json()
         return found
 
     def set_faults(self, faults: Iterable[faults.Fault]) -> None:
         body = msgspec.json.encode(list(faults))
-        httpx.post(f"{self.url}/simulated/faults", content=body, trust_env=False, timeout=PATIENCE).raise_for_status()
+        httpx.post(
+            f"{self.url}/simulated/faults", content=body, trust_env=False, verify=False, timeout=PATIENCE
+        ).raise_for_status()
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

@@ -14,7 +14,7 @@ from vllama_pool.workers.vllm.abilities import ABILITIES, Detection, detect_abil
 
 
 async def detected(options: Options) -> Detection:
-    async with Simulated(options) as worker, httpx.AsyncClient(trust_env=False) as client:
+    async with Simulated(options) as worker, httpx.AsyncClient(trust_env=False, verify=False, timeout=60) as client:
         return await detect_abilities(client, worker.url, options.model)
 
 
