@@ -26,7 +26,7 @@ async def servers() -> AsyncIterator[list[CheckedServer]]:
         servers = [
             await stack.enter_async_context(ScriptedServer([request, json_response(*answer)])) for answer in ANSWERS
         ]
-        yield [CheckedServer(parse_url(server.url), MODELS, timeout=5) for server in servers]
+        yield [CheckedServer(parse_url(server.url), MODELS, timeout=20) for server in servers]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

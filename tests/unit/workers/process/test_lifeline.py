@@ -44,7 +44,7 @@ def test_a_child_ends_with_its_parent(child: str, sig: str, end: signal.Signals)
     parent, grandchild = start(child, sig)
     assert is_alive(grandchild)
     parent.send_signal(end)
-    parent.communicate(timeout=5)
+    parent.communicate(timeout=60)
     until(lambda: not is_alive(grandchild), what="the child is gone")
 
 
