@@ -106,6 +106,10 @@ class StreamFailure(msgspec.Struct, frozen=True, gc=False):
     """True if the model's output is invalid, which is no fault of the worker."""
 
 
+STEP = 64 * 1024
+"""Bytes of a document that count as progress, so that a byte a second does not."""
+
+
 class StreamTranslator(Protocol):
     """Translates a worker's stream, split anywhere, into the client's response.
 
@@ -120,6 +124,10 @@ class StreamTranslator(Protocol):
     @property
     def begun(self) -> bool:
         """True after the first text, reasoning, tool call, finish or usage."""
+
+    @property
+    def progress(self) -> int:
+        """Changes with each content of the answer, unlike with comments and empty events."""
 
     @property
     def done(self) -> bool:

@@ -44,6 +44,7 @@ class Attempt:
         "_upstream",
         "answers_whole",
         "lease",
+        "sent",
     )
 
     def __init__(self, request: Requester, replica: Replica, upstream: Upstream) -> None:
@@ -58,6 +59,7 @@ class Attempt:
         self._outcome: Outcome = ABANDONED
         self.answers_whole = False
         """The worker sends nothing until its answer is complete."""
+        self.sent = 0.0
         worker, record = replica.worker, request.record
         record.attempts += 1
         record.worker, record.served = worker.id, replica.model.name
@@ -184,6 +186,10 @@ class Attempt:
         return exchange.last_heard
 
     @property
+    def progress(self) -> int:
+        return 0 if self._relay is None else self._relay.translator.progress
+
+    @property
     def begun(self) -> bool:
         return self._relay is not None and self._relay.translator.begun
 
@@ -226,6 +232,7 @@ class Attempt:
             sink=sink,
             connect_timeout=self._timeouts.connect,
         )
+        self.sent = exchange.last_heard
         return exchange
 
     def _start_relay(self, step: UpstreamRequest) -> Relay:

@@ -1,7 +1,8 @@
 """Ends requests whose worker has stalled.
 
 A long prefill is silent too, so a request ends early only if its worker is also unresponsive; otherwise after a long
-time-out. One background task checks all requests, instead of a timer per request.
+time-out. That one counts from the request, and then from the latest content: bytes that are not content, such as the
+comments of a proxy, do not prolong it. One background task checks all requests, instead of a timer per request.
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ class Watched(Holder, Protocol):
     def last_heard(self) -> float | None:
         """Time of the worker's latest bytes, or of the request before them; on the loop's clock. None while nothing is
         expected of a worker, such as while the client holds up the response."""
+
+    @property
+    def sent(self) -> float:
+        """Time of the request, on the loop's clock."""
+
+    @property
+    def progress(self) -> int:
+        """Changes with each content of the answer."""
 
     @property
     def begun(self) -> bool:
@@ -43,16 +52,16 @@ class Watched(Holder, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StallLimits:
-    """Longest silence of a worker, in seconds."""
+    """Longest waits for a worker, in seconds."""
 
     unresponsive_worker: float = 3.0
-    """If it is down or sleeps."""
+    """For any bytes of one that is down or sleeps."""
     first_content: float = 300.0
-    """Before the first content."""
+    """From the request to the first content."""
     mid_response: float = 120.0
-    """After the first content."""
+    """From one content to the next."""
     whole_answer: float = 1800.0
-    """Of a worker that is silent until its answer is complete."""
+    """From the request to the answer of a worker that is silent until its answer is complete."""
 
 
 class StallWatch:
@@ -61,6 +70,8 @@ class StallWatch:
     def __init__(self, *, interval: float = 0.5) -> None:
         self._interval = interval
         self._watched: set[Watched] = set()
+        self._progress: dict[Watched, tuple[int, float]] = {}
+        """Progress of the answers that have begun, and when it was made."""
         self.watch = self._watched.add
         self.unwatch = self._watched.discard
         """Idempotent."""
@@ -79,21 +90,37 @@ class StallWatch:
             self.check(asyncio.get_running_loop().time())
 
     def check(self, now: float) -> None:
+        known, self._progress = self._progress, {}
         for watched in tuple(self._watched):
             heard = watched.last_heard
-            if heard is not None and (reason := _stall_reason(watched, now - heard)):
+            if heard is None:
+                continue
+            since = heard
+            if watched.begun:
+                since = self._last_progress(watched, known.get(watched), heard)
+            if reason := _stall_reason(watched, now, heard, since):
                 watched.abort(reason)
 
+    def _last_progress(self, watched: Watched, before: tuple[int, float] | None, heard: float) -> float:
+        progress = watched.progress
+        latest = before if before is not None and before[0] == progress else (progress, heard)
+        self._progress[watched] = latest
+        return latest[1]
 
-def _stall_reason(watched: Watched, silence: float) -> str:
+
+def _stall_reason(watched: Watched, now: float, heard: float, since: float) -> str:
+    """`heard`: time of the latest bytes. `since`: of the latest content."""
     limits = watched.limits
     if watched.answers_whole:
-        if silence > limits.whole_answer:
+        if now - watched.sent > limits.whole_answer:
             return f"the worker did not complete its answer within {limits.whole_answer:g} s"
-    elif not watched.begun and silence > limits.first_content:
-        return f"the worker did not begin to answer within {limits.first_content:g} s"
-    elif watched.begun and silence > limits.mid_response:
+    elif not watched.begun:
+        if now - watched.sent > limits.first_content:
+            return f"the worker did not begin to answer within {limits.first_content:g} s"
+    elif now - heard > limits.mid_response:
         return f"the worker fell silent for {limits.mid_response:g} s in the middle of its answer"
-    if silence > limits.unresponsive_worker and watched.worker_unresponsive:
+    elif now - since > limits.mid_response:
+        return f"the worker sent nothing of its answer for {limits.mid_response:g} s"
+    if now - heard > limits.unresponsive_worker and watched.worker_unresponsive:
         return "the worker stopped responding"
     return ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.ollama.embed import EmbedRequest
-from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
+from vllama_pool.router.protocol.operation import STEP, Clock, StreamFailure, Timing, Usage
 from vllama_pool.router.protocol.vllm import api, vectors
 
 INVALID = "the worker's embeddings are invalid: "
@@ -31,6 +31,10 @@ class EmbedTranslator:
     @property
     def begun(self) -> bool:
         return bool(self._body) or self.done
+
+    @property
+    def progress(self) -> int:
+        return sum(map(len, self._body)) // STEP
 
     def feed(self, data: bytes) -> bytes:
         self._body.append(data)

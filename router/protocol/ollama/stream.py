@@ -65,6 +65,10 @@ class TextTranslator:
         return self._answer.begun
 
     @property
+    def progress(self) -> int:
+        return self._answer.events
+
+    @property
     def usage(self) -> Usage:
         return self._answer.usage
 

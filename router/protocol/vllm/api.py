@@ -5,7 +5,7 @@ Requests consist of these types only: no unknown fields or URLs reach a worker.
 
 from __future__ import annotations
 
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
 
@@ -191,9 +191,13 @@ class VllmDetokenized(msgspec.Struct, frozen=True):
     prompt: str
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
+"""Of tokens. Others would falsify the metrics."""
+
+
 class VllmUsage(msgspec.Struct, frozen=True, gc=False):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = None
+    prompt_tokens: Count = 0
+    completion_tokens: Count | None = None
 
 
 class VllmMetrics(msgspec.Struct, frozen=True, gc=False):

@@ -30,6 +30,8 @@ _TOKENS = re.compile(
 _LIMIT = re.compile(r"context length (?:is (?:only )?|\()(\d+)|maximum model length of (\d+)")
 _DEAD_ENGINE = ("cannot schedule new futures", "EngineCore encountered an issue", "EngineDeadError")
 _ADMISSION = "The engine is currently busy"
+_OF_PROXIES = (408, 421, 425)
+"""Refusals of a connection rather than of a request, such as the 408 that HAProxy sends on one that was idle."""
 _MAX_SHOWN = 2000
 """Bytes of a body that is not JSON."""
 
@@ -108,6 +110,8 @@ def classify_text(status: int, text: str) -> AttemptFailed:
         return lost
     if status in (502, 503, 504):
         return Unavailable(text, status=status)
+    if status in _OF_PROXIES:
+        return Unavailable(text, status=502)
     if status == 404:
         return ModelGone(text, status=status)
     if 400 <= status < 500:

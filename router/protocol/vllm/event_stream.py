@@ -82,6 +82,10 @@ class EventStream(ABC):
         return self.begun
 
     @property
+    def progress(self) -> int:
+        return self._events
+
+    @property
     def usage(self) -> Usage:
         return Usage(self.prompt_tokens, self.tokens or self._events, self.reason)
 

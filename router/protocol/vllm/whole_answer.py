@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from vllama_pool.router.protocol.operation import StreamFailure, Usage
+from vllama_pool.router.protocol.operation import STEP, StreamFailure, Usage
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.errors import event_status, explain_event
 from vllama_pool.router.protocol.vllm.model_name import with_model
@@ -25,13 +25,13 @@ _REASONING = re.compile(rb'"reasoning":("(?:[^"\\]|\\.)*")')
 class AnswerUsage(msgspec.Struct, frozen=True, gc=False):
     """The usage of any API: OpenAI's chat, or Responses and Anthropic."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
+    prompt_tokens: api.Count | None = None
+    completion_tokens: api.Count | None = None
+    input_tokens: api.Count | None = None
     """Anthropic counts tokens of the cache apart."""
-    output_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    output_tokens: api.Count | None = None
+    cache_read_input_tokens: api.Count | None = None
+    cache_creation_input_tokens: api.Count | None = None
 
     def with_reason(self, reason: str) -> Usage:
         prompt = self.prompt_tokens
@@ -42,12 +42,20 @@ class AnswerUsage(msgspec.Struct, frozen=True, gc=False):
         return Usage(prompt, completion or 0, reason)
 
 
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """An object whose content is not read."""
+
+
 class AnswerChoice(msgspec.Struct, frozen=True, gc=False):
     finish_reason: str | None = None
+    message: Item | None = None
+    """Of a chat."""
+    text: str | None = None
+    """Of a completion."""
 
-
-class Item(msgspec.Struct, frozen=True, gc=False):
-    """An element of a list whose content is not read."""
+    @property
+    def is_complete(self) -> bool:
+        return self.message is not None or self.text is not None
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -83,7 +91,7 @@ class Choices(Answer, frozen=True, gc=False):
 
     @property
     def is_complete(self) -> bool:
-        return bool(self.choices)
+        return bool(self.choices) and all(choice.is_complete for choice in self.choices or ())
 
     def given_up(self) -> StreamFailure | None:
         reasons = [choice.finish_reason for choice in self.choices or ()]
@@ -95,6 +103,7 @@ class Message(Answer, frozen=True, gc=False):
 
     type: str = ""
     stop_reason: str | None = None
+    content: list[Item] | None = None
 
     @property
     def reason(self) -> str:
@@ -102,7 +111,7 @@ class Message(Answer, frozen=True, gc=False):
 
     @property
     def is_complete(self) -> bool:
-        return self.type == "message"
+        return self.type == "message" and self.content is not None
 
     def given_up(self) -> StreamFailure | None:
         return abandoned("abort") if self.type == "message" and not self.stop_reason else None
@@ -112,6 +121,7 @@ class Response(Answer, frozen=True, gc=False):
     """Of OpenAI's Responses."""
 
     status: str | None = None
+    output: list[Item] | None = None
 
     @property
     def reason(self) -> str:
@@ -119,7 +129,7 @@ class Response(Answer, frozen=True, gc=False):
 
     @property
     def is_complete(self) -> bool:
-        return self.status is not None
+        return self.status is not None and self.output is not None
 
     def given_up(self) -> StreamFailure | None:
         return StreamFailure(_GIVEN_UP[self.status], STOPPED) if self.status in _GIVEN_UP else None
@@ -139,8 +149,8 @@ class Listed(Answer, frozen=True, gc=False):
 class Counted(Answer, frozen=True, gc=False):
     """Tokens of a prompt, of vLLM or of Anthropic."""
 
-    count: int | None = None
-    input_tokens: int | None = None
+    count: api.Count | None = None
+    input_tokens: api.Count | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -204,6 +214,10 @@ class WholeAnswer:
     def begun(self) -> bool:
         return bool(self._body)
 
+    @property
+    def progress(self) -> int:
+        return sum(map(len, self._body)) // STEP
+
     def feed(self, data: bytes) -> bytes:
         self._body.append(data)
         return b""
@@ -211,6 +225,8 @@ class WholeAnswer:
     def finish(self) -> bytes:
         document = b"".join(self._body)
         try:
+            if not document.isascii():
+                document.decode()  # msgspec does not check the texts that it skips
             answer = self._read(document)
             if answer.usage is not None:
                 self.usage = answer.usage.with_reason(answer.reason)

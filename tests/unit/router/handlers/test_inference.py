@@ -76,6 +76,7 @@ class Echo:
     """A translator that passes bytes on. "!" completes the answer, "#" is an error event."""
 
     ready = begun = True
+    progress = 0
     cut_off = False
 
     def __init__(self, *, stream: bool = True) -> None:

@@ -17,6 +17,8 @@ class Wait:
     begun: bool = False
     worker_unresponsive: bool = False
     last_heard: float | None = 1000.0
+    sent: float = 1000.0
+    progress: int = 0
     answers_whole: bool = False
     errors: list[str] = field(default_factory=list)
     limits: StallLimits = LIMITS
@@ -62,6 +64,37 @@ def test_a_worker_that_answers_whole_may_be_silent_for_long(begun: bool) -> None
 def test_silence_of_an_unresponsive_worker_is_limited_to_3_s(begun: bool) -> None:
     assert errors(Wait(begun, worker_unresponsive=True), after=3) == []
     assert errors(Wait(begun, worker_unresponsive=True), after=3.1) == ["the worker stopped responding"]
+
+
+@pytest.mark.parametrize(("whole", "limit"), [(False, 300), (True, 1800)])
+def test_bytes_without_content_do_not_prolong_the_wait_for_the_answer(whole: bool, limit: float) -> None:
+    """Such as a head that never ends, and the comments of a proxy."""
+    wait = Wait(answers_whole=whole, last_heard=1000 + limit)
+    assert errors(wait, after=limit) == []
+    assert len(errors(wait, after=limit + 0.1)) == 1
+
+
+def test_bytes_without_content_do_not_prolong_an_answer() -> None:
+    """A comment arrives every second; the latest content 50 s after the first."""
+    watch, wait = StallWatch(), Wait(begun=True)
+    watch.watch(wait)
+    for second in range(172):
+        wait.last_heard = 1000.0 + second
+        wait.progress = min(second, 50)
+        assert wait.errors == [], second
+        watch.check(1000.0 + second)
+    assert wait.errors == ["the worker sent nothing of its answer for 120 s"]
+
+
+def test_time_for_which_the_client_holds_up_the_answer_does_not_count() -> None:
+    watch, wait = StallWatch(), Wait(begun=True)
+    watch.watch(wait)
+    watch.check(1000.0)
+    wait.last_heard = None
+    watch.check(1119.0)
+    wait.last_heard = 1500.0
+    watch.check(1501.0)
+    assert wait.errors == []
 
 
 def test_a_request_that_expects_nothing_of_a_worker_is_not_aborted() -> None:

@@ -134,6 +134,12 @@ def test_a_status_outside_400_to_599_becomes_502(status: int) -> None:
     assert (type(failure), failure.status) == (Unavailable, 502)
 
 
+@pytest.mark.parametrize("status", [408, 421, 425])
+def test_a_proxys_refusal_of_the_connection_is_no_refusal_of_the_request(status: int) -> None:
+    failure = classify(status, b"<html>Request Time-out</html>")
+    assert (type(failure), failure.status) == (Unavailable, 502)
+
+
 def test_an_unreadable_detail_is_omitted() -> None:
     assert classify(400, b'{"detail":"\xff"}').text == "the worker answered with HTTP status 400"
     assert classify(400, b'{"detail":' + b"[" * 100_000 + b"]" * 100_000 + b"}").text
