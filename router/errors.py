@@ -17,6 +17,7 @@ Exception
     ├── Busy                 429, or vLLM's admission 503: another worker; this one is healthy
     ├── Unavailable          502, 503, 504: another worker; counts against this one
     ├── Faulty               any other 500: one retry elsewhere; counts against this one
+    ├── Unable               501: the worker lacks a route, or a proxy blocks it: another worker; this one is healthy
     ├── ModelGone            404 for a model in the worker's record: one retry elsewhere
     └── Refused              any other 4xx: the request is at fault, never retried
         └── ContextTooLong   400: the prompt exceeds the worker's context; a worker with a larger one may answer
@@ -142,6 +143,10 @@ class Unavailable(AttemptFailed):
 
 
 class Faulty(AttemptFailed):
+    pass
+
+
+class Unable(AttemptFailed):
     pass
 
 

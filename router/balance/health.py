@@ -86,7 +86,7 @@ class WorkerHealth:
             self.breaker.record_failure(sent, now)
         elif isinstance(failure, Refused):
             self.breaker.record_success(sent)
-        else:  # Busy and ModelGone say nothing about health
+        else:  # Busy, Unable and ModelGone say nothing about health
             self.breaker.release_probe()
 
     def penalty(self, now: float) -> float:

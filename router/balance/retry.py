@@ -7,6 +7,7 @@ A failed attempt may be repeated on another worker until the first content event
     Busy         elsewhere, budgeted
     Unavailable  elsewhere, budgeted
     Faulty       once elsewhere, budgeted: a request that crashes workers must not reach all of them
+    Unable       elsewhere, budgeted
     ModelGone    once elsewhere, budgeted
     Refused      never
 
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllama_pool.router.balance.select import Untried
-from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unable, Unavailable
 
 MAX_ATTEMPTS = 3
 """Of a model whose entry says nothing else."""
@@ -33,6 +34,7 @@ _MOST_SPECIFIC_FIRST: tuple[type[AttemptFailed], ...] = (
     Faulty,
     Busy,
     ModelGone,
+    Unable,
     Unavailable,
     Lost,
     AttemptFailed,

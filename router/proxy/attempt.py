@@ -6,7 +6,7 @@ import asyncio
 
 from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Outcome
 from vllama_pool.router.balance.worker import Replica
-from vllama_pool.router.errors import AttemptFailed, ContextTooLong, Faulty, Lost, Refused
+from vllama_pool.router.errors import AttemptFailed, ContextTooLong, Faulty, Lost, Refused, Unable
 from vllama_pool.router.offload import INLINE_BYTES, offload
 from vllama_pool.router.protocol.operation import (
     DirectResponse,
@@ -108,6 +108,10 @@ class Attempt:
                     raise self._interrupted(relay, kept)
                 self._end(ending, relay)
                 return None
+            except Unable:
+                if refusals:  # the question was about a request that the worker has refused
+                    raise refusals[0] from None
+                raise
             except (Refused, Faulty) as refusal:
                 refusals.append(refusal.with_traceback(None))
             self._end_exchange()

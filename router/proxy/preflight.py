@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from vllama_pool.router.errors import AttemptFailed, Faulty, Refused
+from vllama_pool.router.errors import AttemptFailed, Faulty, Refused, Unable
 from vllama_pool.router.offload import offload
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.vllm.api import INVALID_JSON
@@ -82,7 +82,7 @@ async def run_preflight(step: NextStep, ask: Ask, size: int) -> UpstreamRequest 
         try:
             step = await offload(max(size, len(answer.body)), step.then, answer.body)
         except INVALID_JSON:
-            raise Refused(INVALID_ANSWER.format(path=path), status=501) from None
+            raise Unable(INVALID_ANSWER.format(path=path), status=501) from None
     if isinstance(step, PreflightRequest):
         raise Faulty("the worker's answers about the prompt lead nowhere", status=502)
     return step
@@ -93,5 +93,5 @@ def _failure(answer: Answer, path: str) -> AttemptFailed:
     # A proxy that blocks /tokenize must not open the breaker, and a 404 here must not reach the client as
     # "model not found".
     if answer.status in BLOCKED_STATUSES or (isinstance(failure, Refused) and failure.status == 404):
-        return Refused(f"this needs vLLM's {path}, which the worker does not have: put no filter before it", status=501)
+        return Unable(f"this needs vLLM's {path}, which the worker does not have: put no filter before it", status=501)
     return failure

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Final
 import msgspec
 
 from vllama_pool.config.routing.defaults import Defaults
-from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
+from vllama_pool.router.errors import AttemptFailed, BadRequest, Unable
 from vllama_pool.router.protocol import capabilities
 from vllama_pool.router.protocol.openai import messages, requests
 from vllama_pool.router.protocol.openai.chat import check_functions
@@ -133,19 +133,19 @@ def _send(path: str, request: TokenRequest, info: ModelInfo) -> UpstreamRequest:
 
 
 def adapt_tokenize(request: TokenizeRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> None:
-    """Raises Refused in Ollama's words, if there are any."""
+    """Raises Refused in Ollama's words, if there are any, and Unable if the worker lacks the route."""
     _explain_route(api.TOKENIZE_PATH, refusals[-1])
     capabilities.explain_refusal(refusals[-1], request.model, messages.required_capabilities(request.messages or ()))
 
 
 def adapt_detokenize(request: DetokenizeRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> None:
-    """Raises Refused if the worker lacks the route."""
+    """Raises Unable if the worker lacks the route."""
     _explain_route(api.DETOKENIZE_PATH, refusals[-1])
 
 
 def _explain_route(path: str, failure: AttemptFailed) -> None:
     if failure.text == WRONG_TASK:
-        raise Refused(NO_ROUTE.format(path=path), status=501)
+        raise Unable(NO_ROUTE.format(path=path), status=501)
 
 
 def translator(request: TokenRequest, timing: Timing, clock: Clock) -> StreamTranslator:

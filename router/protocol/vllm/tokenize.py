@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from vllama_pool.router.errors import Refused
+from vllama_pool.router.errors import Unable
 from vllama_pool.router.protocol.operation import NextStep, PreflightRequest
 from vllama_pool.router.protocol.vllm import api
 
@@ -105,7 +105,7 @@ def _preflight(path: str, body: Any, kind: type[T], then: Callable[[T], NextStep
         try:
             decoded = msgspec.json.decode(response, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise Refused(f"the worker's response to {path} is invalid; check that it runs vLLM", status=501) from None
+            raise Unable(f"the worker's response to {path} is invalid; check that it runs vLLM", status=501) from None
         return then(decoded)
 
     return PreflightRequest(path, api.encode(body), on_response)

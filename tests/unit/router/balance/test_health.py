@@ -3,7 +3,7 @@
 import pytest
 
 from vllama_pool.router.balance.health import MAX_PENALTIES, PENALTY_DURATION, PENALTY_FACTOR, WorkerHealth
-from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unable, Unavailable
 
 
 def test_fifty_streams_that_break_together_count_as_one_lost_connection() -> None:
@@ -89,8 +89,8 @@ def test_bad_responses_open_the_breaker_and_beats_do_not_close_it(kind: type[Una
     assert health.describe(5) == "open"
 
 
-@pytest.mark.parametrize("kind", [Busy, ModelGone, Refused])
-def test_busy_model_gone_and_refused_do_not_affect_health(kind: type[Busy | ModelGone | Refused]) -> None:
+@pytest.mark.parametrize("kind", [Busy, ModelGone, Refused, Unable])
+def test_a_worker_that_is_busy_or_cannot_do_what_is_asked_is_healthy(kind: type[AttemptFailed]) -> None:
     health = WorkerHealth()
     for second in range(20):
         health.record_failure(kind("no"), sent=second, now=second)

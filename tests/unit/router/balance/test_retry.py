@@ -18,12 +18,12 @@ from vllama_pool.router.balance.retry import (
     most_specific,
 )
 from vllama_pool.router.balance.select import Untried
-from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unable, Unavailable
 
 MANY_HEALTHY = Untried(healthy=5, last_resort=0)
 NONE_HEALTHY = Untried(healthy=0, last_resort=2)
 NONE_LEFT = Untried(healthy=0, last_resort=0)
-KINDS: list[type[AttemptFailed]] = [Lost, Busy, Unavailable, Faulty, ModelGone, Refused]
+KINDS: list[type[AttemptFailed]] = [Lost, Busy, Unavailable, Faulty, Unable, ModelGone, Refused]
 
 
 def after(*kinds: type[AttemptFailed], untried: Untried = MANY_HEALTHY, budget: float = 3) -> Retry | GiveUp:
@@ -31,7 +31,7 @@ def after(*kinds: type[AttemptFailed], untried: Untried = MANY_HEALTHY, budget: 
     return decide(Attempts(failures, untried, budget), random.Random(1))
 
 
-@pytest.mark.parametrize("kind", [Busy, Unavailable, Faulty, ModelGone])
+@pytest.mark.parametrize("kind", [Busy, Unavailable, Faulty, Unable, ModelGone])
 def test_a_bad_response_is_retried_at_once_and_budgeted(kind: type[AttemptFailed]) -> None:
     assert after(kind) == Retry(delay=0.0, budgeted=True)
     assert isinstance(after(kind, budget=0.9), GiveUp)

@@ -44,3 +44,22 @@ async def test_a_200_that_is_not_an_answer_is_a_failure_of_the_worker(request_: 
             in_flight.close()
         fleet.assert_idle()
     assert found == dict.fromkeys(NOT_ANSWERS, (True, ["a", "b"], 0))
+
+
+@pytest.mark.parametrize("answer", [b"", b"{}", b"<html>hello</html>"])
+async def test_another_worker_counts_a_prompt_that_the_first_does_not_count(answer: bytes) -> None:
+    """The first one stays healthy: a proxy before it may block the route."""
+    counted = FakeResponse([b'{"count":1,"max_model_len":64,"tokens":[1]}'])
+    fleet = Fleet(a=[FakeResponse([answer])], b=[counted, FakeResponse([b'{"prompt":"<hi>"}'])])
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "_debug_render_only": True}
+    in_flight = fleet.begin(body=json.dumps(body).encode())
+    try:
+        async with asyncio.timeout(15):
+            answered = await in_flight.run()
+    finally:
+        in_flight.close()
+    assert answered is not None
+    assert json.loads(answered.body)["_debug_info"]["rendered_template"] == "<hi>"
+    assert fleet.upstream.workers == ["a", "b", "b"]
+    assert all(worker.health.is_healthy(fleet.clock()) for worker in fleet.pool)
+    fleet.assert_idle()

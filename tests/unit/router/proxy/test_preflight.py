@@ -7,7 +7,7 @@ import threading
 import msgspec
 import pytest
 
-from vllama_pool.router.errors import AttemptFailed, Faulty, ModelGone, Refused
+from vllama_pool.router.errors import AttemptFailed, Faulty, ModelGone, Refused, Unable
 from vllama_pool.router.offload import INLINE_BYTES
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.proxy.preflight import (
@@ -102,12 +102,12 @@ async def test_a_failed_preflight_is_classified_like_a_failed_request(
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"null"])
-async def test_a_200_that_is_not_an_answer_is_a_501_that_does_not_blame_the_worker(body: bytes) -> None:
+async def test_a_200_that_is_not_an_answer_is_a_501_for_which_another_worker_is_asked(body: bytes) -> None:
     def then(answer: bytes) -> NextStep:
         msgspec.json.decode(answer, type=dict[str, int])
         return SENT
 
-    with pytest.raises(Refused, match="the worker's response to /count is invalid") as refused:
+    with pytest.raises(Unable, match="the worker's response to /count is invalid") as refused:
         await Worker(answer(body)).follow(PreflightRequest("/count", b"", then))
     assert refused.value.status == 501
 
@@ -115,8 +115,8 @@ async def test_a_200_that_is_not_an_answer_is_a_501_that_does_not_blame_the_work
 @pytest.mark.parametrize(
     "blocked", [answer(b"{}", 404), answer(b"<html>", 403), answer(b"{}", 405)], ids=["missing", "forbidden", "method"]
 )
-async def test_a_blocked_preflight_route_is_a_501(blocked: Answer) -> None:
-    with pytest.raises(Refused, match="/tokenize") as caught:
+async def test_a_blocked_preflight_route_is_a_501_for_which_another_worker_is_asked(blocked: Answer) -> None:
+    with pytest.raises(Unable, match="/tokenize") as caught:
         await Worker(blocked).follow(PreflightRequest("/tokenize", b"", lambda _: SENT))
     assert caught.value.status == 501
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.protocol import CLOCK, MODEL, STAMP, THINKER, outgoing
 from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
-from vllama_pool.router.errors import ClientError, Refused
+from vllama_pool.router.errors import ClientError, Refused, Unable
 from vllama_pool.router.protocol.ollama import chat
 from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.requests import decode_chat
@@ -281,7 +281,7 @@ def test_an_invalid_tokenize_response_does_not_blame_the_worker(answer: bytes) -
     body = {"model": "M", "messages": [HI], "_debug_render_only": True}
     step = chat.prepare(decode_chat(json.dumps(body).encode()), ModelPlan(THINKER, NO_DEFAULTS), CLOCK)
     assert isinstance(step, PreflightRequest)
-    with pytest.raises(Refused, match="/tokenize") as caught:
+    with pytest.raises(Unable, match="/tokenize") as caught:
         step.then(answer)
     assert caught.value.status == 501
 

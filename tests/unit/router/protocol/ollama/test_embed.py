@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
-from vllama_pool.router.errors import ClientError, Refused
+from vllama_pool.router.errors import ClientError, Refused, Unable
 from vllama_pool.router.protocol.ollama import embed
 from vllama_pool.router.protocol.ollama.embed import EmbedRequest
 from vllama_pool.router.protocol.ollama.not_found import embedding_text
@@ -260,10 +260,10 @@ def test_only_the_longest_texts_of_a_batch_are_counted() -> None:
     assert texts == long[: -embed.MAX_COUNTED - 1 : -1], "the longest"
 
 
-def test_an_invalid_token_count_is_a_refusal() -> None:
+def test_an_invalid_token_count_asks_another_worker() -> None:
     step = prepared(embed_request(input="x", options={"num_ctx": 2}))
     assert isinstance(step, PreflightRequest)
-    with pytest.raises(Refused):
+    with pytest.raises(Unable):
         step.then(b"{}")
 
 

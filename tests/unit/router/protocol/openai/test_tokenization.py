@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.protocol import CLOCK, MODEL, THINKER, TIMING
 from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
-from vllama_pool.router.errors import BadRequest, Refused
+from vllama_pool.router.errors import BadRequest, Refused, Unable
 from vllama_pool.router.protocol.ollama.messages import translated_defaults
 from vllama_pool.router.protocol.ollama.options import sampling
 from vllama_pool.router.protocol.openai import tokenization
@@ -154,10 +154,10 @@ def test_a_worker_without_the_route_is_explained() -> None:
     missing = Refused(WRONG_TASK, status=404)
     text = tokenization.decode_tokenize(b'{"model":"x","prompt":"a"}')
     tokens = tokenization.decode_detokenize(b'{"model":"x","tokens":[1]}')
-    with pytest.raises(Refused, match="this needs vLLM's /tokenize, which the worker does not have") as caught:
+    with pytest.raises(Unable, match="this needs vLLM's /tokenize, which the worker does not have") as caught:
         tokenization.adapt_tokenize(text, MODEL, NO_DEFAULTS, missing)
     assert caught.value.status == 501
-    with pytest.raises(Refused, match="this needs vLLM's /detokenize"):
+    with pytest.raises(Unable, match="this needs vLLM's /detokenize"):
         tokenization.adapt_detokenize(tokens, MODEL, NO_DEFAULTS, missing)
     tokenization.adapt_tokenize(text, MODEL, NO_DEFAULTS, Refused("other", status=400))
 

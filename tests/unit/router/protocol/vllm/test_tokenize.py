@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vllama_pool.router.errors import Refused
+from vllama_pool.router.errors import Unable
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep
 from vllama_pool.router.protocol.vllm import api, tokenize
 
@@ -48,8 +48,8 @@ def test_the_next_step_is_made_from_the_decoded_response() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"count":"x","max_model_len":8}', b"\xff"])
-def test_an_invalid_tokenizer_response_is_a_refusal(body: bytes) -> None:
+def test_an_invalid_tokenizer_response_is_a_501(body: bytes) -> None:
     step = tokenize.count_text("m", "hi", respond)
-    with pytest.raises(Refused, match="the worker's response to /tokenize is invalid") as refused:
+    with pytest.raises(Unable, match="the worker's response to /tokenize is invalid") as refused:
         step.then(body)
     assert refused.value.status == 501
