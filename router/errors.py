@@ -11,6 +11,7 @@ Exception
 │   ├── Poison               422: the request crashes engines
 │   ├── NoWorker             503: the model is known, but no worker is available
 │   ├── ServerBusy           503: too many requests are waiting
+│   ├── Stopping             503: the router stops before the request is complete
 │   └── TooManyRequests      429: the client's key or team has too many requests in progress
 └── AttemptFailed            one attempt on one worker failed
     ├── Lost                 refused, reset, timed out, engine dead: another worker at once; this one is suspect
@@ -98,6 +99,19 @@ class OutOfTime(ClientError):
     """The request's whole time is over."""
 
     status = 504
+
+
+STOPPING = "the router is stopping"
+"""Message with which the server cancels the tasks of requests when its grace time is over."""
+
+
+class Stopping(ClientError):
+    """The router stops before the request is complete."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__(f"{STOPPING}; send the request again", retry_after=1)
 
 
 class TooManyRequests(ClientError):

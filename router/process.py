@@ -9,6 +9,7 @@ with 0. On SIGHUP it reads the routing file.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -25,6 +26,7 @@ from vllama_pool.config.routing.table import RoutingError
 from vllama_pool.config.settings import RouterSettings, error_lines
 from vllama_pool.router.app import create_app
 from vllama_pool.router.descriptors import allow_many_descriptors
+from vllama_pool.router.errors import STOPPING
 from vllama_pool.router.instance import LISTEN_FD, PROCESS, RouterInstance
 from vllama_pool.router.last_table import LastTable
 from vllama_pool.router.readiness import Readiness
@@ -42,6 +44,10 @@ COLLECT_AFTER = 10_000
 which are no garbage: the search takes 3 % of the time."""
 LONGEST_IDLE = 10 * 365 * 86400
 """Seconds; uvicorn takes no infinite time-out."""
+
+
+ENDING_TIME = 0.5
+"""Seconds of the grace time in which the clients of requests that take too long get an error."""
 
 
 class RouterServer(uvicorn.Server):
@@ -85,6 +91,18 @@ class RouterServer(uvicorn.Server):
             self._drain_connections()
             self.should_exit = self.should_exit or time.monotonic() >= self._stops_at
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let the requests in progress end, and those that take too long with an error of ours."""
+        seconds = (self.config.timeout_graceful_shutdown or 0) - ENDING_TIME
+        ending = asyncio.get_running_loop().call_later(seconds, self.end_requests)
+        await super().shutdown(sockets)
+        ending.cancel()
+
+    def end_requests(self) -> None:
+        """End the requests in progress, each with one error."""
+        for task in tuple(self.server_state.tasks):
+            task.cancel(msg=STOPPING)
 
     def _drain_connections(self) -> None:
         """Let this and later connections end with their next response."""

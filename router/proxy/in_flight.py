@@ -8,7 +8,15 @@ import math
 from collections.abc import Callable
 
 from vllama_pool.router.balance.worker import Replica
-from vllama_pool.router.errors import AttemptFailed, ContextTooLong, OutOfTime, ServerBusy
+from vllama_pool.router.errors import (
+    STOPPING,
+    AttemptFailed,
+    ClientError,
+    ContextTooLong,
+    OutOfTime,
+    ServerBusy,
+    Stopping,
+)
 from vllama_pool.router.protocol.operation import DirectResponse
 from vllama_pool.router.proxy.attempt import Attempt
 from vllama_pool.router.proxy.client_writer import ClientWriter
@@ -66,7 +74,8 @@ class InFlight:
         """Once it has to wait for a worker, or something has failed."""
         self._total = math.inf
         """Seconds for the whole request."""
-        self._expired = False
+        self._expired: ClientError | None = None
+        """Of a request that has to end before it is complete."""
         self._kept = 0
         """Bytes of the body, if they count for the guard's limit."""
         self.call = call
@@ -158,8 +167,8 @@ class InFlight:
                 except (TransportError, AttemptFailed) as error:
                     failure = transport_failure(error) if isinstance(error, TransportError) else error
                 await self._fail_over().after(attempt, failure.with_traceback(None))  # frames hold the request
-        except asyncio.CancelledError:
-            if self._was_cancelled():
+        except asyncio.CancelledError as cancelled:
+            if self._was_stopped(cancelled) or self._was_cancelled():
                 return None
             raise
 
@@ -184,10 +193,10 @@ class InFlight:
 
     def expire(self) -> None:
         """The request's whole time is over. Idempotent."""
-        if self._expired:
+        if self._expired is not None:
             return
-        self._expired = True
-        if self._attempt is not None and self._attempt.expire(self._out_of_time().text):
+        self._expired = self._out_of_time()
+        if self._attempt is not None and self._attempt.expire(self._expired.text):
             return
         if self.waiting:
             self._seat.stop_waiting()
@@ -256,21 +265,35 @@ class InFlight:
         owner = Resumption(self._shared, self.call, recovery, self._seat.budget, self._begin)
         try:
             await resume(owner, interrupted, replica, self.call.resolution)
-        except asyncio.CancelledError:
-            if not self._expired or self.client_left or self._task is None or self._task.uncancel() > 0:
+        except asyncio.CancelledError as cancelled:
+            if cancelled.args == (STOPPING,):
+                self._expired = Stopping()
+            if self._expired is None or self.client_left or self._task is None or self._task.uncancel() > 0:
                 raise
-            interrupted.text = self._out_of_time().text
+            interrupted.text = self._expired.text
             await interrupted.fail()
             self.record.outcome = str(Ending.OUT_OF_TIME)
 
+    def _was_stopped(self, cancelled: asyncio.CancelledError) -> bool:
+        """End a response that has begun with an error, and return True, if the server stops."""
+        task, attempt = self._task, self._attempt
+        if cancelled.args != (STOPPING,) or self.client_left or task is None:
+            return False
+        self._expired = Stopping()
+        if attempt is None or not attempt.expire(self._expired.text):
+            return False
+        task.uncancel()
+        self.record.outcome = str(Ending.OUT_OF_TIME)
+        return True
+
     def _was_cancelled(self) -> bool:
         """Of a cancelled task: return True if its client left an answer that was being continued, and False if others
-        cancelled it. Raises OutOfTime, or ClientGone, if the response has not begun."""
+        cancelled it. Raises OutOfTime, Stopping or ClientGone if the response has not begun."""
         task = self._task
         if task is None:
             return False
-        if self._expired and self.waiting and task.uncancel() == 0:
-            raise self._out_of_time() from None
+        if self._expired is not None and self.waiting and task.uncancel() == 0:
+            raise self._expired from None
         if not self.client_left:
             return False
         if self.waiting and task.uncancel() == 0:

@@ -44,7 +44,7 @@ class Ending(enum.StrEnum):
     FAILED = "failed"
     """The client got the worker's error event as an error line."""
     OUT_OF_TIME = "out of time"
-    """The client got an error line, as the request's whole time was over."""
+    """The client got an error line, as the request's whole time was over, or that of a router that stops."""
     CLIENT_GONE = "client gone"
     CLIENT_STALLED = "client stalled"
     """The server dropped the client, because it did not read."""

@@ -146,6 +146,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "config/routing",
             "router/app.py",
             "router/descriptors.py",
+            "router/errors.py",
             "router/instance.py",
             "router/last_table.py",
             "router/readiness.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from tests.support.until import auntil
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
+from vllama_pool.router.errors import STOPPING
 from vllama_pool.router.process import LONGEST_IDLE, RouterServer, make_server
 from vllama_pool.router.server.http_protocol import DrainingProtocol
 from vllama_pool.workers.process.status import ChildStatus, StatusPipe, decode
@@ -70,6 +72,17 @@ async def test_a_second_signal_ends_the_drain_delay(tmp_path: Path) -> None:
     process.server.handle_exit(signal.SIGTERM, None)
     assert await process.server.on_tick(1)
     process.close()
+
+
+async def test_at_the_end_of_the_grace_time_requests_in_progress_are_told_that_the_router_stops(
+    process: Process,
+) -> None:
+    request = asyncio.get_running_loop().create_task(asyncio.sleep(3600))
+    process.server.server_state.tasks.add(request)
+    await asyncio.sleep(0)
+    process.server.end_requests()
+    with pytest.raises(asyncio.CancelledError, match=f"^{STOPPING}$"):
+        await request
 
 
 def test_a_second_ctrl_c_does_not_cut_off_running_requests(process: Process) -> None:

@@ -13,6 +13,7 @@ from tests.support.forwarding import END, HI, ROLE, Fleet, asking, exchange_of, 
 from tests.support.protocol import event
 from tests.support.until import auntil
 from tests.support.upstream import FakeResponse, Hang
+from vllama_pool.router.errors import STOPPING, Stopping
 from vllama_pool.router.protocol.operation import UpstreamRequest
 from vllama_pool.router.proxy.in_flight import ClientGone
 from vllama_pool.router.upstream.interface import ConnectionLost
@@ -126,6 +127,23 @@ async def test_a_request_stops_waiting_once_its_response_begins() -> None:
     assert worker_in(fleet.pool, "a").is_available(1060)
 
 
+# the router stops
+
+
+async def test_an_answer_in_progress_ends_with_one_error_when_the_router_stops() -> None:
+    fleet = Fleet(a=[FOREVER])
+    forwarding = asyncio.create_task(fleet.forward())
+    await exchange_of(fleet, played=2)
+    forwarding.cancel(msg=STOPPING)
+    await forwarding
+    first, last = map(json.loads, b"".join(fleet.writer.writes).splitlines())
+    assert first["message"]["content"] == "hi"
+    assert last["error"].endswith("the router is stopping; send the request again")
+    assert (fleet.writer.ended, fleet.record.outcome, forwarding.cancelling()) == (True, "out of time", 0)
+    fleet.assert_idle()
+    assert worker_in(fleet.pool, "a").is_available(1060)
+
+
 # the client leaves
 
 
@@ -136,6 +154,21 @@ WAITING: dict[str, dict[str, Any]] = {
     "in a retry": {"a": [refused()], "b": [FakeResponse([ROLE, Hang()])]},
     "between two attempts": {"delay": 3600, "a": [refused()], "b": [refused()], "c": [ok()]},
 }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("moment", WAITING)
+async def test_a_request_without_an_answer_gets_one_error_when_the_router_stops(moment: str, stream: bool) -> None:
+    fleet = Fleet(**WAITING[moment])
+    forwarding = asyncio.create_task(fleet.forward(stream=stream))
+    await auntil(lambda: bool(fleet.upstream.sent))
+    for _ in range(9):
+        await asyncio.sleep(0)
+    forwarding.cancel(msg=STOPPING)
+    with pytest.raises(Stopping) as stopping:
+        await forwarding
+    assert (stopping.value.status, stopping.value.retry_after, fleet.writer.status) == (503, 1, 0)
+    fleet.assert_idle()
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -26,6 +26,7 @@ from tests.support.lost_answers import (
 from tests.support.protocol import objects
 from tests.support.until import auntil
 from tests.support.upstream import FakeResponse, Hang
+from vllama_pool.router.errors import STOPPING
 
 
 async def test_another_worker_continues_with_the_tokens_so_far() -> None:
@@ -117,12 +118,16 @@ async def test_an_end_that_a_slow_client_still_reads_stays_when_the_time_is_over
 
 
 @pytest.mark.parametrize("second", [[], [detokenized("?"), detokenized("?one")]], ids=["tokens", "the rest"])
-async def test_an_answer_that_waits_for_its_second_worker_ends_with_one_error_when_the_time_is_over(
-    second: list[FakeResponse],
+@pytest.mark.parametrize("stops", [False, True], ids=["time", "router"])
+async def test_an_answer_that_waits_for_its_second_worker_ends_with_one_error_when_its_time_or_router_ends(
+    second: list[FakeResponse], stops: bool
 ) -> None:
     fleet = fleet_of(a=[FakeResponse([FIRST, chat([10]), LOST])], b=[*second, FakeResponse([Hang()], 0)])
     answering = asyncio.create_task(fleet.answer())
     await auntil(lambda: len(fleet.upstream.exchanges) == 2 + len(second))
-    fleet.in_flight.expire()
+    if stops:
+        answering.cancel(msg=STOPPING)
+    else:
+        fleet.in_flight.expire()
     assert len(errors_of(await answering)) == 1
     assert (fleet.record.outcome, fleet.record.resumed) == ("out of time", 0)
