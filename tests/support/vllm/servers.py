@@ -156,9 +156,10 @@ class PreparedProcess:
         return psutil.Process(int(self._process.stdout.readline()))
 
     def stop(self) -> None:
-        """Idempotent."""
+        """End the process, of which a server that is left gets SIGTERM. Idempotent."""
         if self._process is not None:
-            self._process.communicate()
+            with self._process:
+                self._process.kill()
 
 
 def start(launch: Launch, spec: Spec, logs: Path) -> VllmServer:
