@@ -11,6 +11,7 @@ from typing import Any
 import openai
 from call import Call
 from loop import Answer, answer, serve
+from openai.lib.streaming.chat import ChatCompletionStreamState
 
 
 class OpenAIPython:
@@ -68,10 +69,12 @@ class OpenAIPython:
         return {"calls": calls, "reason": reply.finish_reason, "text": again.choices[0].message.content}
 
     def tools_stream(self, question: str, tools: list[Any], outcome: str, options: dict[str, Any]) -> Any:
-        settings: dict[str, Any] = {"model": self._model, "tools": tools, **options}
-        with self._client.chat.completions.stream(messages=_user(question), **settings) as stream:
-            done = [event for event in stream if event.type == "tool_calls.function.arguments.done"]
-            reply = stream.get_final_completion().choices[0]
+        state = ChatCompletionStreamState(input_tools=tools)
+        stream = self._create(_user(question), **options, tools=tools, stream=True)
+        parts = [one for part in stream for one in _split(part)]
+        events = [event for part in parts for event in state.handle_chunk(part)]
+        done = [event for event in events if event.type == "tool_calls.function.arguments.done"]
+        reply = state.get_final_completion().choices[0]
         ids = [each.id for each in reply.message.tool_calls or []]
         messages = [*_user(question), reply.message, *(_result(each, outcome) for each in ids)]
         again = self._create(messages, tools=tools, **options)
@@ -284,6 +287,24 @@ class OpenAIPython:
         return [
             each.embedding for each in self._client.embeddings.create(model=self._embedder, input=texts, **rest).data
         ]
+
+
+def _split(part: Any) -> list[Any]:
+    """Return the event as several with one delta of a call each.
+
+    A vLLM that is late joins a call's name and its arguments in one event, as two deltas of one index. The client's
+    helper takes them for two calls.
+    """
+    if not part.choices or len(part.choices[0].delta.tool_calls or ()) < 2:
+        return [part]
+    parts = []
+    for call in part.choices[0].delta.tool_calls:
+        one = part.model_copy(deep=True)
+        one.choices[0].delta.tool_calls = [call]
+        one.choices[0].finish_reason = None
+        parts.append(one)
+    parts[-1].choices[0].finish_reason = part.choices[0].finish_reason
+    return parts
 
 
 def _user(question: str) -> Any:
