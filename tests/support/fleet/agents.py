@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.support.until import auntil
 from tests.support.vllm.simulated import COMMAND
 from vllama_pool.workers.process.lifeline import die_with_parent
-from vllama_pool.workers.registry.client import Registry
+from vllama_pool.workers.registry.client import Registry, RegistryUnavailable
 from vllama_pool.workers.registry.record import LoadReport, WorkerRecord, WorkerState
 from vllama_pool.workers.registry.signature import verify_record
 
@@ -104,10 +104,11 @@ async def wait_for(
     """Wait until the worker is in this state, and was restarted this often if given."""
 
     async def check() -> RegistryEntry | None:
-        found = await registered(registry, worker_id, secret)
-        if found is None or found.load.state is not state or restarts not in (None, found.load.restarts):
-            return None
-        return found
+        with contextlib.suppress(RegistryUnavailable):  # for a moment, on a busy machine
+            found = await registered(registry, worker_id, secret)
+            if found is not None and found.load.state is state and restarts in (None, found.load.restarts):
+                return found
+        return None
 
     found = await auntil(check, timeout, f"{worker_id} to be {state}", interval=INTERVAL)
     assert found is not None
