@@ -64,7 +64,7 @@ def choice_of(worker: Worker, groups: Sequence[Group], now: float) -> Choice:
     if count <= 1:
         return Choice(worker.id)
     compared = candidates if count <= SAMPLE_SIZE else (worker,)
-    ranks, loads = [rank(each, now) for each in compared], [each.load for each in compared]
+    ranks, loads = [rank(each, now) for each in compared], [each.in_flight + each.others_load for each in compared]
     return Choice(worker.id, count, compared, ranks, loads)
 
 
