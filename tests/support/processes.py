@@ -34,6 +34,27 @@ def is_alive(process: psutil.Process) -> bool:
     return False
 
 
+def tree(process: psutil.Process) -> list[psutil.Process]:
+    """Return its descendants; nothing if it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """Return its command line; nothing if it has ended."""
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def runs(process: psutil.Process, word: str) -> bool:
+    """Return True if this is part of its name or command line, and it has not ended."""
+    with contextlib.suppress(psutil.Error):
+        return word in process.name() or any(word in part for part in process.cmdline())
+    return False
+
+
 def process_group(group_id: int) -> list[psutil.Process]:
     """Return the living processes of a group."""
     found = []

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from tests.support.ports import free_ports
+from tests.support.processes import runs
 from tests.support.until import auntil, until
 from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.telemetry.report_exchange import Question, Report, ReportExchange
@@ -171,9 +172,7 @@ async def test_every_process_serves_the_merged_workers_metrics_and_decisions_of_
             await auntil(lambda number=number: is_explained(f"request-{number}"), 20, "the decision of any process")
         await auntil(metrics_are_merged, 20, "the metrics of all processes")
 
-        routers = [
-            child for child in psutil.Process(process.pid).children() if "vllama_pool.router.start" in child.cmdline()
-        ]
+        routers = [child for child in psutil.Process(process.pid).children() if runs(child, "vllama_pool.router.start")]
         assert len(routers) == 3
         routers[0].suspend()
         try:

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.processes import is_alive
+from tests.support.processes import is_alive, runs
 from tests.support.until import until
 from vllama_pool.workers.process.lifeline import die_with_parent
 from vllama_pool.workers.process.status import RESTARTED
@@ -166,7 +166,7 @@ def test_no_process_survives_a_killed_supervisor(serve: Serve, tmp_path: Path) -
     supervised = serve([ROUTER, WORKER], state_dir=str(tmp_path / "state"))
     supervised.wait_for_output("all ready")
     children = supervised.tree()
-    assert any("valkey" in child.name() for child in children)
+    assert any(runs(child, "valkey-server") for child in children)
     supervised.process.kill()
     for child in children:
         until(lambda: not is_alive(child), 5, f"{child} is gone")  # noqa: B023
@@ -232,10 +232,10 @@ def test_a_signal_while_a_worker_loads_stops_the_supervisor_at_once(serve: Serve
 def test_a_crashed_embedded_registry_is_restarted(serve: Serve, tmp_path: Path) -> None:
     supervised = serve([ROUTER], state_dir=str(tmp_path / "state"))
     supervised.wait_for_output("all ready")
-    valkey = next(child for child in supervised.tree() if "valkey" in child.name())
+    valkey = next(child for child in supervised.tree() if runs(child, "valkey-server"))
     valkey.kill()
     until(
-        lambda: any("valkey" in child.name() and child.pid != valkey.pid for child in supervised.tree()),
+        lambda: any(runs(child, "valkey-server") and child.pid != valkey.pid for child in supervised.tree()),
         10,
         "a new Valkey",
     )
@@ -249,10 +249,10 @@ def test_a_second_supervisor_shares_the_firsts_registry_and_takes_it_over(serve:
     second = serve([ROUTER], state_dir=state)
     second.wait_for_output("all ready")
     assert "run by another vllama serve" in second.out.read_text()
-    assert not any("valkey" in child.name() for child in second.tree())
+    assert not any(runs(child, "valkey-server") for child in second.tree())
     first.process.kill()
     second.wait_for_output("its owner has exited; running it here")
-    until(lambda: any("valkey" in child.name() for child in second.tree()), 10, "a Valkey of its own")
+    until(lambda: any(runs(child, "valkey-server") for child in second.tree()), 10, "a Valkey of its own")
     second.send(signal.SIGTERM)
     assert second.wait() == 0
 

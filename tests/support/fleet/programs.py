@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from deploy.local.package_managers import ROOT
-from tests.support.processes import is_alive
+from tests.support.processes import is_alive, tree, words_of
 from tests.support.until import until
 from vllama_pool.workers.process.lifeline import die_with_parent
 
@@ -55,7 +55,7 @@ class Program:
 
     def descendants(self) -> list[psutil.Process]:
         """Return its present children and theirs."""
-        found = _tree(self.process)
+        found = tree(self.process)
         self._seen.update(found)
         return found
 
@@ -115,18 +115,10 @@ def clean_environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
-def _tree(process: psutil.Process) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.children(recursive=True)
-    return []
-
-
 def _has(process: psutil.Process, words: Sequence[str]) -> bool:
     """Return True if all these words, or files of these names, are on its command line, which some join into one."""
-    with contextlib.suppress(psutil.Error):
-        line = " ".join(process.cmdline()).split()
-        return all(any(part == word or part.endswith(f"/{word}") for part in line) for word in words)
-    return False
+    line = " ".join(words_of(process)).split()
+    return all(any(part == word or part.endswith(f"/{word}") for part in line) for word in words)
 
 
 class Serve(Program):

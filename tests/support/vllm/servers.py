@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 from tests.support.ports import free_ports
-from tests.support.processes import GroupGuard, is_alive, process_group
+from tests.support.processes import GroupGuard, is_alive, process_group, runs, tree
 from tests.support.until import until
 from vllama_pool.workers.process.lifeline import die_with_parent
 
@@ -96,8 +96,7 @@ class VllmServer:
 
 def engine_of(ancestor: psutil.Process) -> psutil.Process:
     """Return the engine among the descendants of a process."""
-    children = ancestor.children(recursive=True)
-    return next(child for child in children if "EngineCore" in " ".join(child.cmdline()) + child.name())
+    return next(child for child in tree(ancestor) if runs(child, "EngineCore"))
 
 
 @contextlib.contextmanager

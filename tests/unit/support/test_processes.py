@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.support.processes import GroupGuard, is_alive
+from tests.support.processes import GroupGuard, is_alive, runs, tree, words_of
 from tests.support.until import until
 
 DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
@@ -49,3 +49,12 @@ def test_a_released_guard_kills_nothing(deaf: subprocess.Popen[str]) -> None:
     guard.release()
     guard.release()
     assert deaf.poll() is None
+
+
+def test_a_process_that_has_ended_has_no_words_and_no_descendants() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()", "marked"], stdin=subprocess.PIPE
+    ) as parent:
+        process = psutil.Process(parent.pid)
+        assert (runs(process, "marked"), words_of(process)[-1], tree(process)) == (True, "marked", [])
+    assert (runs(process, "marked"), words_of(process), tree(process)) == (False, [], [])

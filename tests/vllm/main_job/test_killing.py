@@ -15,7 +15,7 @@ import pytest
 from tests.support.fleet.main_job import MODEL, SLOTS, Fleet, MainJob
 from tests.support.fleet.streams import BackgroundLoad, Figures, Stream, chat_body, streaming
 from tests.support.operations import REQUESTS, Request, ends_with_error, is_whole
-from tests.support.processes import is_alive, process_group
+from tests.support.processes import is_alive, process_group, tree
 from tests.support.until import auntil
 
 STREAMS = 3 * SLOTS
@@ -119,13 +119,13 @@ async def _is_used_again(fleet: Fleet) -> None:
 async def test_killing_an_agent_ends_its_vllm_and_fails_no_request(fleet: Fleet, record_property: Figures) -> None:
     """`vllama serve` starts another one at once. That a new agent serves is told in test_registry.py, in less time."""
     agent, vllm = fleet.serve.agent(DOOMED), fleet.serve.vllm(DOOMED)
-    tree = [agent, *agent.children(recursive=True)]
+    all_of_it = [agent, *tree(agent)]
     assert len(process_group(vllm.pid)) >= 2
     async with BackgroundLoad(fleet, 2, pause=0.2) as load:
         await auntil(lambda: len(load.requests.statuses) > 2, 120, "there is load")
         agent.kill()
         killed = time.monotonic()
-        await auntil(lambda: not any(is_alive(one) for one in tree), 60, "its vLLM is gone")
+        await auntil(lambda: not any(is_alive(one) for one in all_of_it), 60, "its vLLM is gone")
         gone = time.monotonic() - killed
         assert process_group(vllm.pid) == []
         await auntil(lambda: _loads_anew(fleet, agent), 120, "a new agent loads a new vLLM")
@@ -160,7 +160,7 @@ def _flowing(streams: list[Stream], tasks: list[asyncio.Task[None]]) -> list[Str
 def _loads_anew(fleet: Fleet, before: psutil.Process) -> bool:
     """Return True if another agent has started its guardian, and that one vLLM."""
     agent = fleet.serve.find("vllama_pool.router.cli.main", DOOMED)
-    return agent is not None and agent != before and len(agent.children(recursive=True)) >= 2
+    return agent is not None and agent != before and len(tree(agent)) >= 2
 
 
 def _note(fleet: Fleet) -> str:
