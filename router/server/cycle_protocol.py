@@ -14,10 +14,14 @@ from uvicorn.server import ServerState
 from vllama_pool.router.server.asgi import Scope
 from vllama_pool.router.server.flow_control import FlowControl
 from vllama_pool.router.server.http10 import for_http10
+from vllama_pool.router.server.kernel_buffers import unread
 from vllama_pool.router.server.request_cycle import RequestCycle
 
 LAST_RESPONSE_SECONDS = 0.5
 """Time for a client to read the response after which its connection closes (Go's `rstAvoidanceDelay`)."""
+
+UNREAD_PAUSE = 0.05
+"""Seconds to read a request that has arrived at the end of a connection's time. It would be reset otherwise."""
 
 
 class CycleProtocol(HttpToolsProtocol):
@@ -136,6 +140,8 @@ class CycleProtocol(HttpToolsProtocol):
         remaining = self._idle_until - self.loop.time()
         if remaining > 0:
             self.timeout_keep_alive_task = self.loop.call_later(remaining, self.timeout_keep_alive_handler)
+        elif unread(self.transport):  # in a process that was paused, timers come before what has arrived meanwhile
+            self.timeout_keep_alive_task = self.loop.call_later(UNREAD_PAUSE, self.timeout_keep_alive_handler)
         else:
             super().timeout_keep_alive_handler()
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import socket
 import struct
-import termios
 from contextlib import suppress
 
 from vllama_pool.router.server.connection_lifetime import ConnectionProtocol
 from vllama_pool.router.server.connection_limits import CONNECTIONS, ConnectionLimits, ConnectionRefusal
+from vllama_pool.router.server.kernel_buffers import descriptor, unacknowledged
 from vllama_pool.router.server.refusal import ON_REFUSAL, Refusal, too_many, unread
 from vllama_pool.router.server.refused_connection import MAX_WAITING, RefusedConnection
 from vllama_pool.router.server.slow_readers import SLOW_READERS, SlowReaders
@@ -23,7 +22,7 @@ class GuardedProtocol(ConnectionProtocol):
         super().connection_made(transport)
         limits: ConnectionLimits | None = self.app_state.get(CONNECTIONS)
         if limits is not None:
-            refusal = limits.admit(self._address, _descriptor(transport))
+            refusal = limits.admit(self._address, descriptor(transport))
             if refusal is not None:
                 self._hand_over(refusal, limits)
 
@@ -53,15 +52,7 @@ class GuardedProtocol(ConnectionProtocol):
 
     def unsent(self) -> int:
         """As in `slow_readers.Behind`."""
-        descriptor = _descriptor(self.transport)
-        buffered = int(self.transport.get_write_buffer_size())
-        if descriptor < 0:
-            return buffered
-        try:
-            queued = fcntl.ioctl(descriptor, termios.TIOCOUTQ, struct.pack("i", 0))
-        except OSError:
-            return buffered
-        return buffered + int(struct.unpack("i", queued)[0])
+        return int(self.transport.get_write_buffer_size()) + unacknowledged(self.transport)
 
     def drop_unread(self, text: str) -> None:
         """As in `slow_readers.Behind`. The owner of a response learns it from its `drained`."""
@@ -94,12 +85,6 @@ class GuardedProtocol(ConnectionProtocol):
     def _report(self, refusal: Refusal) -> None:
         if on_refusal := self.app_state.get(ON_REFUSAL):
             on_refusal(refusal)
-
-
-def _descriptor(transport: asyncio.BaseTransport) -> int:
-    """Return -1 for a closed socket."""
-    sock = transport.get_extra_info("socket")
-    return -1 if sock is None else int(sock.fileno())
 
 
 def _reset_at_close(transport: asyncio.BaseTransport) -> None:

@@ -15,7 +15,7 @@ import uvicorn
 from tests.support.fleet.live import Server
 from tests.support.until import auntil
 from vllama_pool.router.server.asgi import send_response
-from vllama_pool.router.server.connection_lifetime import KEEPALIVE_SECONDS, enable_keepalive
+from vllama_pool.router.server.connection_lifetime import KEEPALIVE_SECONDS, LINGER, enable_keepalive
 from vllama_pool.router.server.http_protocol import BoundedProtocol
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -65,8 +65,11 @@ class Client:
         self.reader = reader
         self._writer = writer
 
-    async def send(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         self._writer.write(data)
+
+    async def send(self, data: bytes) -> None:
+        self.write(data)
         await self._writer.drain()
 
     async def answered(self) -> None:
@@ -158,6 +161,20 @@ async def test_a_request_that_arrives_just_after_the_stop_is_answered_and_ends_i
         await auntil(lambda: not running.server.servers[0].is_serving(), 5, "the server to stop")
         for connected, rest in ((used, GET), (unused, GET), (partial, GET[10:])):
             await connected.send(rest)
+            response = await asyncio.wait_for(connected.reader.read(), GRACE / 2)
+            assert response.count(b"HTTP/1.1 200") == 1
+            assert b"connection: close" in response
+
+
+async def test_a_request_that_arrived_while_the_process_was_paused_is_answered_when_stopping() -> None:
+    async with serving(3600) as running, client(running, requests=1) as used, client(running) as unused:
+        await auntil(lambda: len(running.server.server_state.connections) == 2, 5, "two connections")
+        for connected in (used, unused):
+            connected.write(GET)
+        time.sleep(LINGER + 0.1)  # noqa: ASYNC251  nothing of the process runs
+        for connection in list(running.server.server_state.connections):
+            connection.drain()  # type: ignore[union-attr]
+        for connected in (used, unused):
             response = await asyncio.wait_for(connected.reader.read(), GRACE / 2)
             assert response.count(b"HTTP/1.1 200") == 1
             assert b"connection: close" in response
