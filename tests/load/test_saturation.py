@@ -49,7 +49,7 @@ class Saturated:
     longest: float = 0.0
     """Longest queue seen."""
     busy: list[float] = field(default_factory=list)
-    """Shares of the slots that ran a request, one for each look. A pause of the machine is no look."""
+    """Shares of the slots that ran a request, one for each look. A pause of the machine counts as none."""
     steady: bool = False
     """Every slot has been taken for SETTLING seconds. `answered` counts from then on."""
 

@@ -1,4 +1,4 @@
-"""What a piece of code leaves to Python's cycle collector."""
+"""Finds the objects that a piece of code leaves to Python's cycle collector."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ async def drop(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 @dataclass(frozen=True)
 class EngineCounts:
-    """What all vLLMs of a model report together, by their own metrics."""
+    """Sums of the metrics of all vLLMs of a model."""
 
     running: int
     waiting: int

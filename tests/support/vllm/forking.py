@@ -23,11 +23,16 @@ IMPORTED = ("vllm.v1.engine.core", "vllm.v1.worker.cpu_worker", "vllm.model_exec
 def main() -> None:
     if os.environ.get("OMP_NUM_THREADS") != "1":
         sys.exit("a forked engine needs OMP_NUM_THREADS=1")
-    for name in STARTERS:
-        importlib.import_module(name).get_mp_context = _fork  # type: ignore[attr-defined]
+    fork_engines()
     for name in IMPORTED:
         importlib.import_module(name)
     sys.exit(importlib.import_module("vllm.entrypoints.cli.main").main())
+
+
+def fork_engines() -> None:
+    """Let vLLM fork the processes of its engine in this process, which has one OpenMP thread."""
+    for name in STARTERS:
+        importlib.import_module(name).get_mp_context = _fork  # type: ignore[attr-defined]
 
 
 def _fork() -> BaseContext:

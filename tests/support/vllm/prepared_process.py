@@ -12,14 +12,13 @@ from __future__ import annotations
 import gc
 import importlib
 import json
-import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable
-from multiprocessing.context import BaseContext
 from typing import NoReturn
 
+from tests.support.vllm.forking import fork_engines
 from vllama_pool.workers.process.lifeline import die_with_parent
 
 IMPORTED = (
@@ -49,16 +48,11 @@ def _prepare() -> Callable[[], None]:
     """Import what every server needs. Return vLLM's main function."""
     for name in IMPORTED:
         importlib.import_module(name)
-    # vLLM spawns its engine on a CPU, because OpenMP's threads do not survive a fork. One thread has none to lose.
-    importlib.import_module("vllm.v1.engine.utils").get_mp_context = _fork
+    fork_engines()
     gc.collect()
     gc.freeze()
     serve: Callable[[], None] = importlib.import_module("vllm.entrypoints.cli.main").main
     return serve
-
-
-def _fork() -> BaseContext:
-    return multiprocessing.get_context("fork")
 
 
 def _become(serve: Callable[[], None], argv: list[str], env: dict[str, str], log: str) -> NoReturn:
